@@ -1,0 +1,535 @@
+"""The catalog: every contract Marketlake publishes, declared once.
+
+Column names carry their unit; the same quantity has the same name everywhere. To add an artifact,
+add a contract here, run ``marketlake contracts render``, and write it from a pipeline.
+"""
+
+from __future__ import annotations
+
+from marketlake.contracts.features import FEATURES
+from marketlake.contracts.model import Check, Contract, Export, Field
+from marketlake.contracts.spec_files import SPEC_FILES
+from marketlake.errors import ConfigError
+
+_SESSION = Field("session", "date", "exchange session the row is about")
+_SYMBOL = Field("symbol", "string", "ticker as the exchange lists it at the session")
+_KNOWN_AT = Field(
+    "known_at_utc",
+    "timestamp_utc",
+    "instant from which the row could be known: session close plus the source's declared lag",
+    "UTC",
+)
+_SIMULATED_FIELDS = Field(
+    "simulated_fields", "strings", "quantities of this row that a generator made, not a market"
+)
+_SIMULATED = Field("simulated", "bool", "whether any input of this row was simulated")
+_PRICES = ("open_usd", "high_usd", "low_usd", "close_usd")
+
+
+def _export(contract: str, form: str) -> Export:
+    for item in SPEC_FILES:
+        if item.contract == contract:
+            return Export(item.pattern, form)  # type: ignore[arg-type]
+    raise KeyError(contract)
+
+
+def _document(*names_and_docs: tuple[str, str]) -> tuple[Field, ...]:
+    return tuple(Field(name, "string", doc) for name, doc in names_and_docs)
+
+
+RAW_YAHOO_RESPONSE = Contract(
+    name="raw_yahoo__response",
+    doc="Every HTTP answer of Yahoo Finance, byte for byte, keys and crumbs redacted from URLs.",
+    grain="one row per request that answered a history call",
+    owner="ingest_market_data",
+    key=("symbol", "request_no"),
+    fields=(
+        _SYMBOL,
+        Field("request_no", "int64", "order of the request within the symbol's call"),
+        Field("method", "string", "HTTP method"),
+        Field("url", "string", "requested URL without secrets"),
+        Field("status", "int64", "HTTP status"),
+        Field("body", "binary", "response body as received, content encoding undone"),
+        Field("body_sha256", "string", "SHA-256 of the body, hex"),
+    ),
+)
+
+RAW_YAHOO_DAILY_BAR = Contract(
+    name="raw_yahoo__daily_bar",
+    doc="Daily bars as Yahoo gives them: split-adjusted as of the fetch, with its adjusted close.",
+    grain="one row per symbol and session",
+    owner="ingest_market_data",
+    key=("session", "symbol"),
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        *(
+            Field(name, "float64", f"{name[:-4]} price, split-adjusted as of the fetch", "USD", True)
+            for name in _PRICES
+        ),
+        Field("adj_close_usd", "float64", "close adjusted for splits and dividends", "USD", True),
+        Field("volume_shares", "float64", "volume, split-adjusted as of the fetch", "shares", True),
+        Field(
+            "previous_close_usd",
+            "float64",
+            "close of the session before, same adjustment; null at the start of a history",
+            "USD",
+            True,
+        ),
+        _SIMULATED_FIELDS,
+        _KNOWN_AT,
+    ),
+)
+
+_ACTION_FIELDS = (
+    _SESSION,
+    _SYMBOL,
+    Field("kind", "string", "split or dividend"),
+    Field("split_ratio", "float64", "new shares per old share", "ratio", True),
+    Field(
+        "dividend_usd", "float64", "cash per share as traded before the ex-date", "USD", True
+    ),
+    _SIMULATED_FIELDS,
+)
+
+RAW_YAHOO_ACTION = Contract(
+    name="raw_yahoo__action",
+    doc="Splits and dividends as Yahoo gives them; dividends split-adjusted as of the fetch.",
+    grain="one row per symbol, ex-date and kind",
+    owner="ingest_market_data",
+    key=("session", "symbol", "kind"),
+    fields=_ACTION_FIELDS,
+)
+
+CORE_REFERENCE_INSTRUMENT = Contract(
+    name="core_reference__instrument",
+    doc="What each symbol is.",
+    grain="one row per symbol and validity",
+    owner="ingest_market_data",
+    key=("symbol", "valid_from"),
+    fields=(
+        _SYMBOL,
+        Field("name", "string", "issuer or index name"),
+        Field("sector", "string", "GICS sector name, or 'Index'"),
+        Field("kind", "string", "equity or index"),
+        Field("currency", "string", "ISO 4217 code"),
+        Field("valid_from", "date", "first day of validity"),
+        Field("valid_to", "date", "last day of validity, null while valid", "", True),
+    ),
+    checks=(
+        Check("unique", ("symbol", "valid_from")),
+        Check("in_set", ("kind",), {"values": ["equity", "index"]}),
+    ),
+)
+
+CORE_REFERENCE_UNIVERSE_MEMBER = Contract(
+    name="core_reference__universe_member",
+    doc="Which symbols are members of the traded universe at each session.",
+    grain="one row per session and member symbol",
+    owner="ingest_market_data",
+    key=("session", "symbol"),
+    warehouse=True,
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        Field("sector", "string", "GICS sector name"),
+        Field("membership_dated", "bool", "false where membership has no dates (survivorship)"),
+    ),
+    checks=(
+        Check("unique", ("session", "symbol")),
+        Check("row_count", (), {"min": 1}),
+    ),
+)
+
+CORE_MARKET_DAILY_BAR = Contract(
+    name="core_market__daily_bar",
+    doc="As-traded daily bars that passed the gate. Adjusted series are computed, never stored.",
+    grain="one row per session and symbol",
+    owner="validate_market_data",
+    key=("session", "symbol"),
+    warehouse=True,
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        *(Field(name, "float64", f"as-traded {name[:-4]} price", "USD") for name in _PRICES),
+        Field("volume_shares", "float64", "as-traded volume", "shares"),
+        Field(
+            "close_move_pct",
+            "float64",
+            "close against the session before, corporate actions removed; null if none before",
+            "%",
+            True,
+        ),
+        Field("n_sources", "int64", "sources that gave this bar", "count"),
+        Field("chosen_source", "string", "source whose bar was taken"),
+        Field("flags", "strings", "warnings that stay with the bar"),
+        _SIMULATED_FIELDS,
+        _KNOWN_AT,
+    ),
+    checks=(
+        Check("unique", ("session", "symbol"), reason="two bars for one symbol and session"),
+        Check("row_count", (), {"min": 1}, reason="no bar at all"),
+        Check("only_sessions", ("session",), {"calendar": "XNYS"}, reason="not a session"),
+        *(
+            Check("not_null", (name,), reason=f"{name} is missing")
+            for name in (*_PRICES, "volume_shares")
+        ),
+        *(
+            Check("in_range", (name,), {"min": 0.0, "strict_min": True}, reason=f"{name} not > 0")
+            for name in _PRICES
+        ),
+        Check("in_range", ("volume_shares",), {"min": 0.0}, reason="negative volume"),
+        *(
+            Check("not_above", pair, reason=f"{pair[0]} above {pair[1]}")
+            for pair in (
+                ("low_usd", "open_usd"),
+                ("low_usd", "close_usd"),
+                ("open_usd", "high_usd"),
+                ("close_usd", "high_usd"),
+            )
+        ),
+        Check(
+            "in_range",
+            ("close_move_pct",),
+            {"min": -80.0, "max": 400.0},
+            reason="one-session move no listed share has made without an action: unit error",
+        ),
+        Check(
+            "in_range",
+            ("close_move_pct",),
+            {"min": -10.0, "max": 10.0},
+            severity="warning",
+            reason="price spike above 10 %",
+        ),
+    ),
+)
+
+CORE_MARKET_CORPORATE_ACTION = Contract(
+    name="core_market__corporate_action",
+    doc="Splits and dividends by ex-date, as known at that session.",
+    grain="one row per ex-date session, symbol and kind",
+    owner="validate_market_data",
+    key=("session", "symbol", "kind"),
+    warehouse=True,
+    fields=(*_ACTION_FIELDS, _KNOWN_AT),
+    checks=(
+        Check("unique", ("session", "symbol", "kind")),
+        Check("in_set", ("kind",), {"values": ["split", "dividend"]}),
+        Check("in_range", ("split_ratio",), {"min": 0.0, "strict_min": True}),
+        Check("in_range", ("dividend_usd",), {"min": 0.0, "strict_min": True}),
+    ),
+)
+
+CORE_QUALITY_GATE_REPORT = Contract(
+    name="core_quality__gate_report",
+    doc="What Great Expectations said about one candidate artifact: the verdict of record.",
+    grain="one document per gated partition",
+    owner="validate_market_data",
+    form="json",
+    record=True,
+    fields=_document(
+        ("contract", "gated contract"),
+        ("partition", "gated partition"),
+        ("verdict", "passed or failed"),
+        ("rows_in", "candidate rows"),
+        ("rows_quarantined", "rows that failed a critical check"),
+        ("results", "one entry per expectation: type, columns, severity, success, failing rows"),
+        ("engine", "name and version of the validating library"),
+    ),
+)
+
+CORE_QUALITY_QUARANTINE = Contract(
+    name="core_quality__quarantine",
+    doc="Rows that a gate kept out, each with every reason.",
+    grain="one row per gated contract, session, symbol and failed check",
+    owner="validate_market_data",
+    key=("contract", "session", "symbol", "check"),
+    warehouse=True,
+    fields=(
+        Field("contract", "string", "contract the row was meant for"),
+        _SESSION,
+        _SYMBOL,
+        Field("check", "string", "failed check, for example not_above(low_usd, open_usd)"),
+        Field("reason", "string", "why the check exists, in words"),
+        Field("row_json", "string", "the row as it came, JSON"),
+    ),
+)
+
+OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT = Contract(
+    name="out_data_validation__daily_integrity_report",
+    doc="What was expected, present, missing, quarantined and unusual at a session.",
+    grain="one document per session",
+    owner="validate_market_data",
+    form="json",
+    fields=_document(
+        ("session", "exchange session"),
+        ("calendar", "exchange calendar with open and close"),
+        ("symbols", "expected, present, missing and quarantined symbols"),
+        ("gate", "verdict and counts"),
+        ("anomalies", "anomalies by kind"),
+        ("caveats", "what this report cannot show"),
+    ),
+    export=_export("out_data_validation__daily_integrity_report", "json"),
+)
+
+OUT_DATA_VALIDATION_SOURCE_COMPARISON = Contract(
+    name="out_data_validation__source_comparison",
+    doc="How the sources of a session agree; with one source, whether it agrees with itself.",
+    grain="one document per session",
+    owner="validate_market_data",
+    form="json",
+    fields=_document(
+        ("session", "exchange session"),
+        ("sources", "sources asked, each with its rows"),
+        ("threshold_pct", "discrepancy that is flagged"),
+        ("comparisons", "one entry per symbol"),
+        ("discrepancies", "entries above the threshold"),
+        ("caveats", "what this comparison cannot show"),
+    ),
+    export=_export("out_data_validation__source_comparison", "json"),
+)
+
+OUT_DATA_VALIDATION_ANOMALY_LOG = Contract(
+    name="out_data_validation__anomaly_log",
+    doc="Everything unusual at a session, one line each.",
+    grain="one row per session, symbol and kind of anomaly",
+    owner="validate_market_data",
+    key=("session", "symbol", "kind"),
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        Field("kind", "string", "missing_bar, quarantined or price_spike"),
+        Field("value", "float64", "measured value, where there is one", "", True),
+        Field("limit", "float64", "limit it was held against", "", True),
+        Field("severity", "string", "critical or warning"),
+        Field("detail", "string", "in words"),
+    ),
+    export=_export("out_data_validation__anomaly_log", "csv"),
+)
+
+CORE_WAREHOUSE_BUILD = Contract(
+    name="core_warehouse__build",
+    doc="What dbt built and tested for a session.",
+    grain="one document per session",
+    owner="build_warehouse",
+    form="json",
+    record=True,
+    fields=_document(
+        ("session", "exchange session"),
+        ("loaded", "rows inserted and deleted per loaded table"),
+        ("nodes", "one entry per dbt node: id, status, seconds, message"),
+        ("engine", "dbt version"),
+    ),
+)
+
+CORE_FEATURES_DAILY = Contract(
+    name="core_features__daily",
+    doc="Close-only features of every universe member at a session, wide.",
+    grain="one row per session and symbol",
+    owner="build_features",
+    key=("session", "symbol"),
+    warehouse=True,
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        *(Field(item.name, "float64", item.formula, "", True) for item in FEATURES),
+        _SIMULATED,
+        _KNOWN_AT,
+    ),
+    checks=(
+        Check("unique", ("session", "symbol")),
+        Check("row_count", (), {"min": 1}),
+        Check("only_sessions", ("session",), {"calendar": "XNYS"}),
+        Check("in_range", ("rsi_14d",), {"min": 0.0, "max": 100.0}),
+        Check("in_range", ("rank_return_20d",), {"min": 0.0, "max": 1.0}),
+        Check("in_range", ("drawdown_252d",), {"min": -1.0, "max": 0.0}),
+    ),
+)
+
+CORE_MODELS_MODEL = Contract(
+    name="core_models__model",
+    doc="Models trained as of a session, in forms that run no code when loaded.",
+    grain="one document per training session",
+    owner="train_models",
+    form="json",
+    freshness="monthly",
+    fields=_document(
+        ("as_of", "session the training knew"),
+        ("horizon_sessions", "label horizon"),
+        ("fit_window", "first and last feature session, last label end"),
+        ("features", "feature names in order"),
+        ("validation", "purged walk-forward: folds, embargo, metrics per model"),
+        ("models", "per model: kind, parameters, seed, state, calibration"),
+        ("trials", "number of configurations that were tried"),
+        ("caveats", "survivorship and simulation notes"),
+    ),
+)
+
+CORE_MODELS_PROMOTION = Contract(
+    name="core_models__promotion",
+    doc="Which model became champion, from which session on, and why.",
+    grain="one row per promotion",
+    owner="train_models",
+    key=("effective_from", "as_of"),
+    freshness="monthly",
+    fields=(
+        Field("as_of", "date", "session the training knew"),
+        Field("effective_from", "date", "first session the champion may predict"),
+        Field("champion", "string", "model name inside the model document"),
+        Field("model_sha256", "string", "content hash of the model document"),
+        Field("rank_ic", "float64", "mean out-of-fold rank IC of the champion"),
+        Field("rank_ic_low", "float64", "lower end of its 95 % interval"),
+        Field("rank_ic_high", "float64", "upper end of its 95 % interval"),
+        Field("passed_gate", "bool", "whether the interval's lower end is above zero"),
+        Field("reason", "string", "in words"),
+    ),
+)
+
+CORE_SIGNALS_SIGNAL = Contract(
+    name="core_signals__signal",
+    doc="What the champion expects of each member, with an honest confidence.",
+    grain="one row per session and symbol",
+    owner="predict_signals",
+    key=("session", "symbol"),
+    warehouse=True,
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        Field("score_bps", "float64", "predicted return above the universe mean", "bps"),
+        Field("rank", "int64", "1 is the highest score"),
+        Field("side", "string", "long, short or flat"),
+        Field("confidence", "float64", "out-of-fold hit rate of scores this strong"),
+        Field("confidence_low", "float64", "lower end of its 95 % Wilson interval"),
+        Field("confidence_high", "float64", "upper end of its 95 % Wilson interval"),
+        Field("confidence_n", "int64", "out-of-fold predictions behind the confidence"),
+        Field("base_rate", "float64", "hit rate of always taking the commoner direction"),
+        Field("horizon_sessions", "int64", "sessions the prediction looks ahead"),
+        Field("model_name", "string", "champion"),
+        Field("model_sha256", "string", "content hash of the model document"),
+        _SIMULATED,
+        _KNOWN_AT,
+    ),
+    checks=(
+        Check("unique", ("session", "symbol")),
+        Check("row_count", (), {"min": 1}),
+        Check("in_set", ("side",), {"values": ["long", "short", "flat"]}),
+        Check("in_range", ("confidence",), {"min": 0.0, "max": 1.0}),
+        Check("in_range", ("score_bps",), {"min": -5000.0, "max": 5000.0}),
+        Check("not_above", ("confidence_low", "confidence")),
+        Check("not_above", ("confidence", "confidence_high")),
+    ),
+)
+
+OUT_ML_MODELS_DAILY_PREDICTIONS = Contract(
+    name="out_ml_models__daily_predictions",
+    doc="The session's signals with the model and its validation beside them.",
+    grain="one document per session",
+    owner="predict_signals",
+    form="json",
+    fields=_document(
+        ("session", "exchange session"),
+        ("model", "champion, its training session and hash"),
+        ("validation", "out-of-fold figures with intervals, base rate and sample size"),
+        ("signals", "one entry per symbol, best first"),
+        ("not_predicted", "members without a signal, each with its reason"),
+        ("caveats", "survivorship and simulation notes"),
+    ),
+    export=_export("out_ml_models__daily_predictions", "json"),
+)
+
+OUT_ML_MODELS_MODEL_ACCURACY = Contract(
+    name="out_ml_models__model_accuracy",
+    doc="Accuracy of every trained model as known at the session.",
+    grain="one row per session, model and measure",
+    owner="predict_signals",
+    key=("session", "model_name", "measure"),
+    fields=(
+        _SESSION,
+        Field("model_name", "string", "model, or 'base_rate'"),
+        Field("measure", "string", "accuracy, rank_ic, ..."),
+        Field("value", "float64", "estimate"),
+        Field("low", "float64", "lower end of the 95 % interval", "", True),
+        Field("high", "float64", "upper end of the 95 % interval", "", True),
+        Field("n", "int64", "sample size"),
+        Field("champion", "bool", "whether this model predicts this session"),
+    ),
+    export=_export("out_ml_models__model_accuracy", "csv"),
+)
+
+OUT_RISK_ANALYSIS_PORTFOLIO_RISK = Contract(
+    name="out_risk_analysis__portfolio_risk",
+    doc="Risk of the reference book: equal weight of the universe's members with a price.",
+    grain="one row per session, scope, name and measure",
+    owner="assess_risk",
+    key=("session", "scope", "name", "measure"),
+    warehouse=True,
+    fields=(
+        _SESSION,
+        Field("scope", "string", "book, sector or symbol"),
+        Field("name", "string", "which book, sector or symbol"),
+        Field("measure", "string", "for example var_95_pct, weight_pct"),
+        Field("value", "float64", "estimate in the unit of the measure's suffix"),
+        Field("n", "int64", "observations behind it"),
+        _SIMULATED,
+    ),
+    checks=(
+        Check("unique", ("session", "scope", "name", "measure")),
+        Check("row_count", (), {"min": 1}),
+        Check("in_set", ("scope",), {"values": ["book", "sector", "symbol"]}),
+    ),
+    export=_export("out_risk_analysis__portfolio_risk", "csv"),
+)
+
+OUT_RISK_ANALYSIS_MARKET_REGIME = Contract(
+    name="out_risk_analysis__market_regime",
+    doc="The market regime from the benchmark's past alone.",
+    grain="one document per session",
+    owner="assess_risk",
+    form="json",
+    fields=_document(
+        ("session", "exchange session"),
+        ("regime", "bull, bear or sideways"),
+        ("volatility_state", "calm, normal or stressed"),
+        ("evidence", "the numbers and limits behind the call"),
+        ("history", "regimes of the last sessions"),
+        ("rule", "the rule in words"),
+    ),
+    export=_export("out_risk_analysis__market_regime", "json"),
+)
+
+OUT_REPORTS_DAILY = Contract(
+    name="out_reports__daily",
+    doc="The day on one page: gate, signals, risk, regime, lineage.",
+    grain="one document per session",
+    owner="report_daily",
+    form="json",
+    fields=_document(
+        ("session", "exchange session"),
+        ("headline", "the numbers a person reads first"),
+        ("signals", "strongest signals"),
+        ("risk", "risk of the reference book"),
+        ("regime", "market regime"),
+        ("integrity", "gate, quarantine and anomalies"),
+        ("inputs", "content hashes of what the page was made from"),
+        ("caveats", "what the numbers cannot show"),
+    ),
+    export=Export("reports/daily_report_{yyyymmdd}.html", "html"),
+)
+
+CATALOG: tuple[Contract, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Contract)
+)
+"""Every contract, in the order of the daily run."""
+
+
+def contract(name: str) -> Contract:
+    """Return a contract by name; ConfigError names the nearest ones if there is none."""
+    for item in CATALOG:
+        if item.name == name:
+            return item
+    raise ConfigError(
+        expected="a contract of the catalog",
+        was=repr(name),
+        where="contracts/catalog.py",
+        todo="run `marketlake contracts list` for the names",
+    )

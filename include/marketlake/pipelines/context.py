@@ -1,0 +1,202 @@
+"""What a step of a pipeline is given: stores, ledger, calendar, and who is running.
+
+Every publish goes through :meth:`RunContext.publish`, so that an ``intent`` stands in the ledger
+before the bytes and a ``published`` entry after them, whoever writes the pipeline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from marketlake.calendars import Calendar
+from marketlake.clock import utc_now
+from marketlake.contracts import Contract
+from marketlake.errors import ConfigError, ContractViolation
+from marketlake.settings import PROJECT_ROOT, Settings
+from marketlake.storage.lake import Lake
+from marketlake.storage.ledger import LedgerClient, LedgerWriter
+from marketlake.storage.warehouse import Warehouse
+from marketlake.types import ArtifactRef, Partition, RunIdentity
+
+Content = pa.Table | pl.DataFrame | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Everything a step may touch. Steps are functions ``step(ctx, session, **inputs)``."""
+
+    settings: Settings
+    run: RunIdentity
+    lake: Lake
+    ledger: LedgerWriter
+    warehouse: Warehouse
+    calendar: Calendar
+    code_version: str
+
+    def publish(
+        self,
+        contract: Contract,
+        partition: Partition,
+        content: Content,
+        *,
+        sessions: Sequence[date],
+        parents: Sequence[ArtifactRef],
+        export: bytes | None = None,
+    ) -> ArtifactRef:
+        """Publish one artifact: intent, write-audit-publish, receipt."""
+        self.ledger.record(
+            "intent",
+            contract=contract.name,
+            partition=partition.key,
+            parents=[parent.sha256 for parent in parents],
+        )
+        ref = self.lake.write(
+            contract,
+            partition,
+            as_content(content),
+            sessions=sessions,
+            parents=parents,
+            run=self.run,
+            code_version=self.code_version,
+            recorded_at=utc_now(),
+            export=export,
+        )
+        self.ledger.record("published", code_version=self.code_version, **ref.as_json())
+        return ref
+
+    def stage(
+        self,
+        contract: Contract,
+        partition: Partition,
+        part: str,
+        content: Content,
+        *,
+        allow_nulls: bool = False,
+    ) -> ArtifactRef:
+        """Keep an intermediate result for a later step of the same run; readers never see it."""
+        return self.lake.stage(
+            contract,
+            partition,
+            part,
+            as_content(content),
+            run=self.run,
+            allow_nulls=allow_nulls,
+        )
+
+    def record_calculation(
+        self,
+        name: str,
+        *,
+        inputs: Sequence[ArtifactRef],
+        outputs: Sequence[ArtifactRef],
+        **parameters: Any,
+    ) -> None:
+        """Put one calculation, with the hashes of what went in and came out, into the ledger."""
+        self.ledger.record(
+            "calculation",
+            name=name,
+            inputs=[f"{ref.contract}/{ref.partition}@{ref.sha256}" for ref in inputs],
+            outputs=[f"{ref.contract}/{ref.partition}@{ref.sha256}" for ref in outputs],
+            parameters=parameters,
+            code_version=self.code_version,
+        )
+
+    def known_at(self, session: date) -> datetime:
+        """Return when bars of a session could first be known."""
+        return self.calendar.known_at(session, self.settings.yahoo.lag_minutes)
+
+    def history_window(self, last: date, length: int) -> list[date]:
+        """Return up to ``length`` sessions ending with ``last``, none before the market's first."""
+        window = self.calendar.window(last, length)
+        return [session for session in window if session >= self.settings.market.first_session]
+
+    def known_bars(
+        self, bars: Contract, actions: Contract, sessions: Sequence[date], *, as_of: date
+    ) -> tuple[pl.DataFrame, pl.DataFrame, list[ArtifactRef]]:
+        """Read bars and corporate actions of a window, with references to what was read."""
+        frames = [
+            as_polars(self.lake.read(contract, sessions, as_of=as_of))
+            for contract in (bars, actions)
+        ]
+        refs = [
+            ref for contract in (bars, actions) for ref in self.lake.refs_for(contract, sessions)
+        ]
+        return frames[0], frames[1], refs
+
+    def staged(self, contract: Contract, refs: Sequence[ArtifactRef]) -> pl.DataFrame:
+        """Read back and join the staged parts of one contract, in the order they were staged."""
+        parts = [
+            as_polars(table)
+            for ref in refs
+            if ref.contract == contract.name
+            and isinstance(table := self.lake.read_ref(ref), pa.Table)
+        ]
+        if not parts:
+            raise ContractViolation(
+                expected=f"at least one staged part of {contract.name}",
+                was=f"only {sorted({ref.contract for ref in refs})}",
+                where=self.run.key,
+                todo="clear the run's first task so that it stages its parts again",
+            )
+        return pl.concat(parts)
+
+
+def as_content(content: Content) -> pa.Table | Mapping[str, Any]:
+    """Return frames as Arrow tables and documents as they are."""
+    return content.to_arrow() if isinstance(content, pl.DataFrame) else content
+
+
+def as_polars(table: pa.Table) -> pl.DataFrame:
+    """Return an Arrow table as a polars frame."""
+    frame = pl.from_arrow(table)
+    if not isinstance(frame, pl.DataFrame):
+        raise ContractViolation(
+            expected="a table", was=type(frame).__name__, where="as_polars", todo="pass a pa.Table"
+        )
+    return frame
+
+
+@lru_cache(maxsize=1)
+def measure_code_version(root: Path = PROJECT_ROOT) -> str:
+    """Return a hash of the code, SQL and suites that numbers depend on; no git is needed."""
+    digest = hashlib.sha256()
+    patterns = ("include/marketlake/**/*.py", "dbt/**/*.sql", "expectations/*.json")
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+        relative = path.relative_to(root)
+        if "target" in relative.parts:
+            continue
+        digest.update(f"{relative.as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def open_context(settings: Settings, run: RunIdentity) -> Iterator[RunContext]:
+    """Connect a run to the stores. A ledger that does not answer stops the run here."""
+    client = LedgerClient(settings.ledger)
+    client.ping()
+    yield RunContext(
+        settings=settings,
+        run=run,
+        lake=Lake(settings.lake),
+        ledger=LedgerWriter(client, run),
+        warehouse=Warehouse(settings.postgres),
+        calendar=Calendar.of(settings.market.calendar),
+        code_version=settings.code_version or measure_code_version(),
+    )
+
+
+def require(name: str, values: Sequence[Any], *, where: str, todo: str) -> None:
+    """Raise ConfigError when a preparation that a step needs has not been made."""
+    if not values:
+        raise ConfigError(expected=name, was="none", where=where, todo=todo)

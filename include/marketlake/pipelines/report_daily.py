@@ -1,0 +1,116 @@
+"""Put the session on one page, from published artifacts only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import polars as pl
+
+from marketlake.contracts import Contract
+from marketlake.contracts.catalog import (
+    CORE_MARKET_CORPORATE_ACTION,
+    CORE_MARKET_DAILY_BAR,
+    CORE_QUALITY_QUARANTINE,
+    OUT_DATA_VALIDATION_ANOMALY_LOG,
+    OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT,
+    OUT_DATA_VALIDATION_SOURCE_COMPARISON,
+    OUT_ML_MODELS_DAILY_PREDICTIONS,
+    OUT_REPORTS_DAILY,
+    OUT_RISK_ANALYSIS_MARKET_REGIME,
+    OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
+)
+from marketlake.domain import risk
+from marketlake.domain.reporting import daily_page
+from marketlake.pipelines import universe
+from marketlake.pipelines.context import RunContext, as_polars
+from marketlake.types import ArtifactRef, Partition
+
+PAGE_WINDOW_SESSIONS = 253
+_INPUTS: tuple[Contract, ...] = (
+    OUT_ML_MODELS_DAILY_PREDICTIONS,
+    OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
+    OUT_RISK_ANALYSIS_MARKET_REGIME,
+    OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT,
+    OUT_DATA_VALIDATION_SOURCE_COMPARISON,
+    OUT_DATA_VALIDATION_ANOMALY_LOG,
+    CORE_QUALITY_QUARANTINE,
+)
+
+
+def publish(ctx: RunContext, session: date) -> list[ArtifactRef]:
+    """Publish the daily report: its document, and the HTML page rendered from it alone."""
+    partition = Partition.of_session(session)
+    inputs = [ctx.lake.ref(contract, partition) for contract in _INPUTS]
+    read = {ref.contract: ctx.lake.read_ref(ref) for ref in inputs}
+    document = _document(ctx, session, read, inputs)
+    page = daily_page.render(document)
+    ref = ctx.publish(
+        OUT_REPORTS_DAILY, partition, document, sessions=[session], parents=inputs, export=page
+    )
+    return [ref]
+
+
+def _document(
+    ctx: RunContext, session: date, read: Mapping[str, Any], inputs: list[ArtifactRef]
+) -> dict[str, Any]:
+    predictions = read[OUT_ML_MODELS_DAILY_PREDICTIONS.name]
+    regime = read[OUT_RISK_ANALYSIS_MARKET_REGIME.name]
+    integrity = read[OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT.name]
+    rows = as_polars(read[OUT_RISK_ANALYSIS_PORTFOLIO_RISK.name])
+    book = dict(rows.filter(pl.col("scope") == "book").select("measure", "value").iter_rows())
+    quarantine = as_polars(read[CORE_QUALITY_QUARANTINE.name])
+    anomalies = as_polars(read[OUT_DATA_VALIDATION_ANOMALY_LOG.name])
+    champion = predictions["model"]["name"]
+    return {
+        "session": session.isoformat(),
+        "headline": {
+            "regime": regime["regime"],
+            "volatility_state": regime["volatility_state"],
+            "var_95_pct": book["var_95_pct"],
+            "cvar_95_pct": book["cvar_95_pct"],
+            "volatility_annual_pct": book["volatility_annual_pct"],
+            "n_signals": len(predictions["signals"]),
+            "gate": integrity["gate"]["verdict"],
+            "model": predictions["model"],
+            "validation": predictions["validation"]["models"][champion],
+        },
+        "signals": predictions["signals"],
+        "not_predicted": predictions["not_predicted"],
+        "risk": {
+            "book": book,
+            "sectors": rows.filter(pl.col("scope") == "sector")
+            .select("name", "measure", "value")
+            .to_dicts(),
+            "symbols": rows.filter(pl.col("scope") == "symbol")
+            .select("name", "measure", "value")
+            .to_dicts(),
+            "returns": _book_returns(ctx, session),
+        },
+        "regime": regime,
+        "integrity": {
+            **integrity,
+            "quarantine": quarantine.select("symbol", "check", "reason").to_dicts(),
+            "anomaly_log": anomalies.drop("session").to_dicts(),
+        },
+        "inputs": [
+            {"contract": ref.contract, "partition": ref.partition, "sha256": ref.sha256}
+            for ref in inputs
+        ],
+        "caveats": [*universe.caveats(ctx.settings.market), *integrity["caveats"]],
+    }
+
+
+def _book_returns(ctx: RunContext, session: date) -> list[dict[str, Any]]:
+    window = ctx.history_window(session, PAGE_WINDOW_SESSIONS)
+    bars, actions, _ = ctx.known_bars(
+        CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION, window, as_of=session
+    )
+    returns = risk.book_returns(
+        bars,
+        actions,
+        universe.members(ctx.settings.market, session)["symbol"].to_list(),
+        sessions=window,
+    )
+    return returns.with_columns(pl.col("session").cast(pl.String)).to_dicts()

@@ -1,0 +1,89 @@
+"""Train models as of a session, and promote the better one from the first session it may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+import polars as pl
+import pyarrow as pa
+
+from marketlake.contracts.catalog import (
+    CORE_FEATURES_DAILY,
+    CORE_MARKET_CORPORATE_ACTION,
+    CORE_MARKET_DAILY_BAR,
+    CORE_MODELS_MODEL,
+    CORE_MODELS_PROMOTION,
+)
+from marketlake.domain import forecasting
+from marketlake.errors import ContractViolation
+from marketlake.pipelines import universe
+from marketlake.pipelines.context import RunContext, as_polars
+from marketlake.types import ArtifactRef, Partition
+
+
+def train(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
+    """Fit every model on what was known at ``as_of`` and publish them with their validation."""
+    ctx.calendar.require_session(as_of)
+    settings, market = ctx.settings.models, ctx.settings.market
+    sessions = ctx.calendar.sessions(max(settings.train_from, market.first_session), as_of)
+    bars, actions, refs = ctx.known_bars(
+        CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION, sessions, as_of=as_of
+    )
+    features = as_polars(ctx.lake.read(CORE_FEATURES_DAILY, sessions, as_of=as_of))
+    symbols = universe.members_over(market, [sessions[0], as_of])["symbol"].unique().sort()
+    labels = forecasting.labels(
+        bars,
+        actions,
+        sessions=sessions,
+        symbols=symbols.to_list(),
+        horizon=settings.horizon_sessions,
+    )
+    document = forecasting.train(
+        features,
+        labels,
+        as_of=as_of,
+        horizon=settings.horizon_sessions,
+        folds=settings.folds,
+        seed=settings.seed,
+    )
+    document["caveats"] = [*document.get("caveats", []), *universe.caveats(market)]
+    parents = [*refs, *ctx.lake.refs_for(CORE_FEATURES_DAILY, sessions)]
+    ref = ctx.publish(
+        CORE_MODELS_MODEL,
+        Partition.of_session(as_of),
+        document,
+        sessions=[as_of],
+        parents=parents,
+    )
+    ctx.ledger.record(
+        "model",
+        as_of=as_of.isoformat(),
+        sha256=ref.sha256,
+        seed=settings.seed,
+        trials=document["trials"],
+        models=sorted(document["models"]),
+    )
+    return [ref]
+
+
+def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> list[ArtifactRef]:
+    """Publish which of the trained models predicts, and from which session on."""
+    (model,) = (ref for ref in trained if ref.contract == CORE_MODELS_MODEL.name)
+    document = ctx.lake.read_ref(model)
+    if isinstance(document, pa.Table):
+        raise ContractViolation(
+            expected="a document", was="a table", where=model.uri, todo="train the model again"
+        )
+    row = forecasting.promotion_row(
+        document, model_sha256=model.sha256, calendar_next=ctx.calendar.next(as_of)
+    )
+    ref = ctx.publish(
+        CORE_MODELS_PROMOTION,
+        Partition.of_session(as_of),
+        pl.DataFrame([row]),
+        sessions=[as_of],
+        parents=[model],
+    )
+    ctx.ledger.record("decision", name="promotion", **{k: str(v) for k, v in row.items()})
+    return [ref]

@@ -1,0 +1,223 @@
+"""One frozen, typed settings object. Reading it has no side effects.
+
+Sources, strongest first: environment (``MARKETLAKE_*``, nested with ``__``), then the
+``runtime.env`` that a running platform wrote into its state folder, then the defaults below.
+Secrets are ``SecretStr``: they print as stars.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from marketlake.errors import ConfigError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+RESOURCES = Path(__file__).resolve().parent / "resources"
+
+_PACKAGED_LAST_SESSION = date(2022, 12, 28)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MarketSettings(_Section):
+    """Which market is run: its calendar, its span, its members."""
+
+    name: Literal["packaged", "generated", "folder"] = "packaged"
+    calendar: str = "XNYS"
+    first_session: date = date(2010, 1, 4)
+    last_session: date | None = _PACKAGED_LAST_SESSION
+    benchmark: str = "^GSPC"
+    universe_file: Path = RESOURCES / "universe_packaged.csv"
+    sector_file: Path = PROJECT_ROOT / "dbt" / "seeds" / "sector.csv"
+    publish_delay_minutes: int = Field(default=30, ge=0)
+
+    @model_validator(mode="after")
+    def _only_the_packaged_market_ends(self) -> Self:
+        if self.name != "packaged" and "last_session" not in self.model_fields_set:
+            return self.model_copy(update={"last_session": None})
+        return self
+
+
+class LakeSettings(_Section):
+    """The S3 store. Any S3 will do; the embedded one is SeaweedFS."""
+
+    endpoint_url: str = "http://127.0.0.1:19330"
+    region: str = "us-east-1"
+    bucket: str = "lake"
+    worm_bucket: str = "worm"
+    access_key: SecretStr = SecretStr("")
+    secret_key: SecretStr = SecretStr("")
+    timeout_s: float = 20.0
+
+
+class PostgresSettings(_Section):
+    """One Postgres server, with the warehouse and the ledger in databases of their own."""
+
+    host: str = "127.0.0.1"
+    port: int = 19435
+    user: str = "marketlake"
+    password: SecretStr = SecretStr("")
+    warehouse_db: str = "warehouse"
+    ledger_db: str = "ledger"
+    airflow_db: str = "airflow"
+    connect_timeout_s: int = 10
+    bin_dir: Path | None = None
+
+    def conninfo(self, database: str) -> str:
+        """Return a libpq connection string; it holds the password, so never log it."""
+        return (
+            f"host={self.host} port={self.port} user={self.user} dbname={database} "
+            f"password={self.password.get_secret_value()} "
+            f"connect_timeout={self.connect_timeout_s}"
+        )
+
+
+class LedgerSettings(_Section):
+    """Where the one appender listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 19450
+    token: SecretStr = SecretStr("")
+    timeout_s: float = 20.0
+
+
+class EgressSettings(_Section):
+    """How calls leave the house. ``{session}`` in ``proxy_url`` is replaced by the session a
+    call is made for, which is how the vendor sandbox knows the market clock of a backfill.
+    """
+
+    proxy_url: str | None = None
+    ca_bundle: Path | None = None
+
+    def proxy_for(self, session: date) -> str | None:
+        """Return the proxy URL for calls made on behalf of one session."""
+        if self.proxy_url is None:
+            return None
+        return self.proxy_url.replace("{session}", session.isoformat())
+
+
+class YahooSettings(_Section):
+    """Bounds on calls to Yahoo Finance."""
+
+    timeout_s: float = 10.0
+    batch_symbols: int = Field(default=8, ge=1)
+    lag_minutes: int = Field(default=15, ge=0)
+
+
+class SandboxSettings(_Section):
+    """The vendor sandbox process."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 21000
+    tls_port: int = 21443
+    proxy_port: int = 21080
+    control_token: SecretStr = SecretStr("")
+    data: Path | None = None
+    seed: int = 20221228
+    plant_faults: bool = True
+
+
+class GateSettings(_Section):
+    """Limits of the quality gates."""
+
+    max_quarantined_fraction: float = Field(default=0.25, gt=0, le=1)
+    spike_warning_pct: float = 10.0
+    discrepancy_pct: float = 0.5
+
+
+class ModelSettings(_Section):
+    """Training and validation."""
+
+    horizon_sessions: int = Field(default=5, ge=1)
+    train_from: date = date(2011, 1, 3)
+    folds: int = Field(default=6, ge=2)
+    seed: int = 7
+
+
+class RiskSettings(_Section):
+    """The reference book and its windows."""
+
+    book_value_usd: float = 1_000_000.0
+    window_sessions: int = Field(default=500, ge=60)
+    volatility_window_sessions: int = 60
+
+
+class AirflowSettings(_Section):
+    """How the command line reaches Airflow."""
+
+    base_url: str = "http://127.0.0.1:19080"
+    user: str = "admin"
+    password: SecretStr = SecretStr("")
+    jwt_secret: SecretStr = SecretStr("")
+    fernet_key: SecretStr = SecretStr("")
+    timeout_s: float = 20.0
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. See ``.env.example`` for the common ones."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MARKETLAKE_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+    )
+
+    home: Path = PROJECT_ROOT / ".marketlake"
+    mode: Literal["sandbox", "live"] = "sandbox"
+    code_version: str | None = None
+    market: MarketSettings = MarketSettings()
+    lake: LakeSettings = LakeSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    egress: EgressSettings = EgressSettings()
+    yahoo: YahooSettings = YahooSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    gates: GateSettings = GateSettings()
+    models: ModelSettings = ModelSettings()
+    risk: RiskSettings = RiskSettings()
+    airflow: AirflowSettings = AirflowSettings()
+
+    @property
+    def runtime_env(self) -> Path:
+        """Return the file in which a running platform keeps its ports and generated secrets."""
+        return self.home / "runtime.env"
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the settings of the platform whose state is in ``home``.
+
+    Raises
+    ------
+    ConfigError
+        When a variable has a wrong name or value; the message lists each.
+    """
+    folder = home or Path(os.environ.get("MARKETLAKE_HOME", PROJECT_ROOT / ".marketlake"))
+    try:
+        return Settings(_env_file=folder / "runtime.env", home=folder.resolve())
+    except ValidationError as error:
+        faults = "; ".join(
+            f"MARKETLAKE_{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigError(
+            expected="settings of the documented names and types",
+            was=faults,
+            where=f"environment or {folder / 'runtime.env'}",
+            todo="correct the variable (docs/settings.md lists them all)",
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def current_settings() -> Settings:
+    """Return this process's settings, read once."""
+    return load_settings()
