@@ -11,7 +11,7 @@ import os
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,11 +40,12 @@ class MarketSettings(_Section):
     sector_file: Path = PROJECT_ROOT / "dbt" / "seeds" / "sector.csv"
     publish_delay_minutes: int = Field(default=30, ge=0)
 
-    @model_validator(mode="after")
-    def _only_the_packaged_market_ends(self) -> Self:
-        if self.name != "packaged" and "last_session" not in self.model_fields_set:
-            return self.model_copy(update={"last_session": None})
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _only_the_packaged_market_ends(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("name", "packaged") != "packaged":
+            return {"last_session": None, **values}
+        return values
 
 
 class LakeSettings(_Section):
@@ -70,6 +71,7 @@ class PostgresSettings(_Section):
     ledger_db: str = "ledger"
     airflow_db: str = "airflow"
     connect_timeout_s: int = 10
+    statement_timeout_s: int = 120
     bin_dir: Path | None = None
 
     def conninfo(self, database: str) -> str:

@@ -64,7 +64,9 @@ RAW_YAHOO_DAILY_BAR = Contract(
         _SESSION,
         _SYMBOL,
         *(
-            Field(name, "float64", f"{name[:-4]} price, split-adjusted as of the fetch", "USD", True)
+            Field(
+                name, "float64", f"{name[:-4]} price, split-adjusted as of the fetch", "USD", True
+            )
             for name in _PRICES
         ),
         Field("adj_close_usd", "float64", "close adjusted for splits and dividends", "USD", True),
@@ -86,9 +88,7 @@ _ACTION_FIELDS = (
     _SYMBOL,
     Field("kind", "string", "split or dividend"),
     Field("split_ratio", "float64", "new shares per old share", "ratio", True),
-    Field(
-        "dividend_usd", "float64", "cash per share as traded before the ex-date", "USD", True
-    ),
+    Field("dividend_usd", "float64", "cash per share as traded before the ex-date", "USD", True),
     _SIMULATED_FIELDS,
 )
 
@@ -241,15 +241,16 @@ CORE_QUALITY_GATE_REPORT = Contract(
 CORE_QUALITY_QUARANTINE = Contract(
     name="core_quality__quarantine",
     doc="Rows that a gate kept out, each with every reason.",
-    grain="one row per gated contract, session, symbol and failed check",
+    grain="one row per gated contract, session, symbol, failed check and candidate row",
     owner="validate_market_data",
-    key=("contract", "session", "symbol", "check"),
+    key=("contract", "session", "symbol", "check", "row_no"),
     warehouse=True,
     fields=(
         Field("contract", "string", "contract the row was meant for"),
         _SESSION,
         _SYMBOL,
         Field("check", "string", "failed check, for example not_above(low_usd, open_usd)"),
+        Field("row_no", "int64", "position of the row in its candidate, from 0"),
         Field("reason", "string", "why the check exists, in words"),
         Field("row_json", "string", "the row as it came, JSON"),
     ),

@@ -97,9 +97,11 @@ class Contract:
             problems.append("a field is declared twice")
         if not set(self.key) <= set(names):
             problems.append(f"key {self.key} names unknown fields")
-        for check in self.checks:
-            if not set(check.columns) <= set(names):
-                problems.append(f"check {check.name}{check.columns} names unknown fields")
+        problems += [
+            f"check {check.name}{check.columns} names unknown fields"
+            for check in self.checks
+            if not set(check.columns) <= set(names)
+        ]
         if self.form == "parquet" and not self.key:
             problems.append("a table needs a key")
         if problems:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -9,6 +11,7 @@ from marketlake.contracts import Contract
 from marketlake.contracts.catalog import CATALOG
 from marketlake.errors import ContractViolation
 from marketlake.pipelines.context import RunContext
+from marketlake.storage.ledger import LedgerClient
 from marketlake.types import ArtifactRef, Partition
 
 
@@ -45,7 +48,7 @@ def compact(ctx: RunContext, through: date) -> list[ArtifactRef]:
 
 def verify_ledger(ctx: RunContext, through: date) -> dict[str, Any]:
     """Recompute the whole ledger, keep a checkpoint in the write-once bucket, or fail."""
-    client = ctx.ledger.client
+    client = LedgerClient(ctx.settings.ledger)
     verification = client.verify()
     if not verification.ok:
         raise ContractViolation(
@@ -56,5 +59,5 @@ def verify_ledger(ctx: RunContext, through: date) -> dict[str, Any]:
         )
     checkpoint = client.checkpoint()
     key = f"checkpoints/{checkpoint.size:012d}-{checkpoint.root_hash}.json"
-    ctx.lake.put_worm(key, checkpoint.to_json().encode())
+    ctx.lake.put_worm(key, json.dumps(asdict(checkpoint), sort_keys=True).encode())
     return {"size": checkpoint.size, "root_hash": checkpoint.root_hash, "through": str(through)}

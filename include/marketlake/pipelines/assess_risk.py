@@ -71,9 +71,7 @@ def measure_risk(ctx: RunContext, session: date) -> list[ArtifactRef]:
     return [staged]
 
 
-def publish(
-    ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]
-) -> list[ArtifactRef]:
+def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) -> list[ArtifactRef]:
     """Publish regime and risk and load the risk table for analysts."""
     partition = Partition.of_session(session)
     made = {ref.contract: ref for ref in staged}

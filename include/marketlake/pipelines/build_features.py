@@ -73,9 +73,7 @@ def inputs_of(ctx: RunContext, session: date) -> list[ArtifactRef]:
     ]
 
 
-def publish(
-    ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]
-) -> list[ArtifactRef]:
+def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) -> list[ArtifactRef]:
     """Gate the staged features, publish them and load them for analysts."""
     frame = ctx.staged(CORE_FEATURES_DAILY, staged)
     refuse_bad_features(ctx, Partition.of_session(session), frame)

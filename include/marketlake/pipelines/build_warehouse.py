@@ -16,7 +16,6 @@ from marketlake.contracts.catalog import (
     CORE_REFERENCE_UNIVERSE_MEMBER,
     CORE_WAREHOUSE_BUILD,
 )
-from marketlake.errors import ContractViolation
 from marketlake.pipelines.context import RunContext
 from marketlake.storage import dbt_project
 from marketlake.types import ArtifactRef, Partition
@@ -48,14 +47,7 @@ def load_partitions(ctx: RunContext, partitions: Sequence[Partition]) -> dict[st
 
 def load_artifact(ctx: RunContext, contract: Contract, ref: ArtifactRef) -> dict[str, int]:
     """Load one published artifact into its warehouse table."""
-    table = ctx.lake.read_ref(ref)
-    if isinstance(table, Mapping):
-        raise ContractViolation(
-            expected=f"{contract.name} to be a table",
-            was="a document",
-            where=ref.uri,
-            todo="only Parquet contracts may have warehouse=True",
-        )
+    table = ctx.table(ref).to_arrow()
     manifest = ctx.lake.manifest(contract, Partition.parse(ref.partition))
     sessions = [date.fromisoformat(day) for day in manifest.sessions]
     loaded = ctx.warehouse.load(contract, table, sessions=sessions)
@@ -70,9 +62,7 @@ def load_artifact(ctx: RunContext, contract: Contract, ref: ArtifactRef) -> dict
     return {"inserted": loaded.inserted, "deleted": loaded.deleted}
 
 
-def publish(
-    ctx: RunContext, session: date, *, loaded: Mapping[str, Any]
-) -> list[ArtifactRef]:
+def publish(ctx: RunContext, session: date, *, loaded: Mapping[str, Any]) -> list[ArtifactRef]:
     """Build and test the dbt models for the session and publish what dbt did."""
     return [run_dbt(ctx, session, loaded=loaded, only_session=session)]
 
@@ -91,11 +81,7 @@ def run_dbt(
             full_refresh=only_session is None,
         )
     document = {**result, "session": session.isoformat(), "loaded": dict(loaded)}
-    covered = [
-        ref
-        for contract in LOADED
-        for ref in ctx.lake.refs_for(contract, [session])
-    ]
+    covered = [ref for contract in LOADED for ref in ctx.lake.refs_for(contract, [session])]
     return ctx.publish(
         CORE_WAREHOUSE_BUILD, partition, document, sessions=[session], parents=covered
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -28,7 +28,7 @@ from marketlake.storage.ledger import LedgerClient, LedgerWriter
 from marketlake.storage.warehouse import Warehouse
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
-Content = pa.Table | pl.DataFrame | Mapping[str, Any]
+Content: TypeAlias = "pa.Table | pl.DataFrame | Mapping[str, Any]"
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,23 @@ class RunContext:
         ]
         return frames[0], frames[1], refs
 
+    def table(self, ref: ArtifactRef) -> pl.DataFrame:
+        """Read exactly the table that a reference means."""
+        content = self.lake.read_ref(ref)
+        if not isinstance(content, pa.Table):
+            raise _wrong_form(ref, expected="a table", was="a document")
+        return as_polars(content)
+
+    def document(self, ref: ArtifactRef) -> dict[str, Any]:
+        """Read exactly the document that a reference means."""
+        content = self.lake.read_ref(ref)
+        if isinstance(content, pa.Table):
+            raise _wrong_form(ref, expected="a document", was="a table")
+        return dict(content)
+
     def staged(self, contract: Contract, refs: Sequence[ArtifactRef]) -> pl.DataFrame:
         """Read back and join the staged parts of one contract, in the order they were staged."""
-        parts = [
-            as_polars(table)
-            for ref in refs
-            if ref.contract == contract.name
-            and isinstance(table := self.lake.read_ref(ref), pa.Table)
-        ]
+        parts = [self.table(ref) for ref in refs if ref.contract == contract.name]
         if not parts:
             raise ContractViolation(
                 expected=f"at least one staged part of {contract.name}",
@@ -149,6 +158,15 @@ class RunContext:
                 todo="clear the run's first task so that it stages its parts again",
             )
         return pl.concat(parts)
+
+
+def _wrong_form(ref: ArtifactRef, *, expected: str, was: str) -> ContractViolation:
+    return ContractViolation(
+        expected=expected,
+        was=was,
+        where=ref.uri,
+        todo="the contract's form changed: publish the artifact again",
+    )
 
 
 def as_content(content: Content) -> pa.Table | Mapping[str, Any]:

@@ -165,7 +165,11 @@ def publish_span(
     )
     raw = [
         ctx.publish(
-            contract, partition, ctx.staged(contract, staged), sessions=sessions, parents=[responses]
+            contract,
+            partition,
+            ctx.staged(contract, staged),
+            sessions=sessions,
+            parents=[responses],
         )
         for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
     ]

@@ -13,9 +13,8 @@ from marketlake.contracts.catalog import (
     CORE_MARKET_DAILY_BAR,
 )
 from marketlake.errors import ConfigError
-from marketlake.pipelines import build_features, build_warehouse
+from marketlake.pipelines import build_features, build_warehouse, universe
 from marketlake.pipelines import ingest_market_data as ingest
-from marketlake.pipelines import universe
 from marketlake.pipelines import validate_market_data as validate
 from marketlake.pipelines.context import RunContext
 from marketlake.types import ArtifactRef, Partition

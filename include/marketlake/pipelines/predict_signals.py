@@ -7,7 +7,6 @@ from datetime import date
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
@@ -36,7 +35,7 @@ def champion_for(ctx: RunContext, session: date) -> tuple[dict[str, Any], Artifa
     promotions = [
         (row, manifest.ref(ctx.lake.bucket))
         for manifest in ctx.lake.manifests(CORE_MODELS_PROMOTION)
-        for row in _rows(ctx, manifest.ref(ctx.lake.bucket))
+        for row in ctx.table(manifest.ref(ctx.lake.bucket)).to_dicts()
         if row["effective_from"] <= session
     ]
     if not promotions:
@@ -49,16 +48,9 @@ def champion_for(ctx: RunContext, session: date) -> tuple[dict[str, Any], Artifa
     return max(promotions, key=lambda item: (item[0]["effective_from"], item[0]["as_of"]))
 
 
-def _rows(ctx: RunContext, ref: ArtifactRef) -> list[dict[str, Any]]:
-    table = ctx.lake.read_ref(ref)
-    if not isinstance(table, pa.Table):
-        raise ContractViolation(
-            expected="a table", was="a document", where=ref.uri, todo="republish the promotion"
-        )
-    return as_polars(table).to_dicts()
-
-
-def model_document(ctx: RunContext, promotion: dict[str, Any]) -> tuple[dict[str, Any], ArtifactRef]:
+def model_document(
+    ctx: RunContext, promotion: dict[str, Any]
+) -> tuple[dict[str, Any], ArtifactRef]:
     """Return the promoted model's document, refusing one whose hash is not the promoted one."""
     ref = ctx.lake.ref(CORE_MODELS_MODEL, Partition.of_session(promotion["as_of"]))
     if ref.sha256 != promotion["model_sha256"]:
@@ -68,12 +60,7 @@ def model_document(ctx: RunContext, promotion: dict[str, Any]) -> tuple[dict[str
             where=ref.uri,
             todo=f"promote it again: marketlake train --as-of {promotion['as_of']}",
         )
-    document = ctx.lake.read_ref(ref)
-    if isinstance(document, pa.Table):
-        raise ContractViolation(
-            expected="a document", was="a table", where=ref.uri, todo="train the model again"
-        )
-    return dict(document), ref
+    return ctx.document(ref), ref
 
 
 def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
@@ -84,7 +71,10 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
     features_ref = ctx.lake.ref(CORE_FEATURES_DAILY, partition)
     features = as_polars(ctx.lake.read(CORE_FEATURES_DAILY, [session], as_of=session))
     signals, not_predicted = forecasting.predict(
-        document, promotion["champion"], promotion["model_sha256"], features
+        document,
+        champion=promotion["champion"],
+        model_sha256=promotion["model_sha256"],
+        features=features,
     )
     signals = signals.join(features.select("symbol", "known_at_utc"), on="symbol", how="left")
     absent = sorted(
@@ -114,9 +104,7 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
         ],
         "caveats": document["caveats"],
     }
-    accuracy = forecasting.accuracy_rows(
-        document, session=session, champion=promotion["champion"]
-    )
+    accuracy = forecasting.accuracy_rows(document, session=session, champion=promotion["champion"])
     staged = [
         ctx.stage(CORE_SIGNALS_SIGNAL, partition, "signals", signals),
         ctx.stage(OUT_ML_MODELS_DAILY_PREDICTIONS, partition, "predictions", predictions),
@@ -127,9 +115,7 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
     return [*staged, *inputs]
 
 
-def publish(
-    ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]
-) -> list[ArtifactRef]:
+def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) -> list[ArtifactRef]:
     """Publish the session's signals, predictions and accuracy; record each decision."""
     partition = Partition.of_session(session)
     made = {ref.contract: ref for ref in staged}
@@ -138,9 +124,7 @@ def publish(
         for contract in (CORE_FEATURES_DAILY, CORE_MODELS_MODEL, CORE_MODELS_PROMOTION)
     ]
     frame = ctx.staged(CORE_SIGNALS_SIGNAL, staged)
-    signals = ctx.publish(
-        CORE_SIGNALS_SIGNAL, partition, frame, sessions=[session], parents=inputs
-    )
+    signals = ctx.publish(CORE_SIGNALS_SIGNAL, partition, frame, sessions=[session], parents=inputs)
     others = [
         ctx.publish(
             contract,

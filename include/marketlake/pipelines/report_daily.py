@@ -59,7 +59,8 @@ def _document(
     regime = read[OUT_RISK_ANALYSIS_MARKET_REGIME.name]
     integrity = read[OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT.name]
     rows = as_polars(read[OUT_RISK_ANALYSIS_PORTFOLIO_RISK.name])
-    book = dict(rows.filter(pl.col("scope") == "book").select("measure", "value").iter_rows())
+    book = rows.filter(pl.col("scope") == "book")
+    value, n = (dict(book.select("measure", name).iter_rows()) for name in ("value", "n"))
     quarantine = as_polars(read[CORE_QUALITY_QUARANTINE.name])
     anomalies = as_polars(read[OUT_DATA_VALIDATION_ANOMALY_LOG.name])
     champion = predictions["model"]["name"]
@@ -68,18 +69,22 @@ def _document(
         "headline": {
             "regime": regime["regime"],
             "volatility_state": regime["volatility_state"],
-            "var_95_pct": book["var_95_pct"],
-            "cvar_95_pct": book["cvar_95_pct"],
-            "volatility_annual_pct": book["volatility_annual_pct"],
+            "var_95_pct": value["var_95_pct"],
+            "cvar_95_pct": value["cvar_95_pct"],
+            "volatility_annual_pct": value["volatility_annual_pct"],
             "n_signals": len(predictions["signals"]),
             "gate": integrity["gate"]["verdict"],
             "model": predictions["model"],
-            "validation": predictions["validation"]["models"][champion],
+            "validation": {
+                **predictions["validation"]["metrics"][champion],
+                "base_rate": predictions["validation"]["base_rate"],
+            },
         },
         "signals": predictions["signals"],
         "not_predicted": predictions["not_predicted"],
         "risk": {
-            "book": book,
+            "book": value,
+            "n": n,
             "sectors": rows.filter(pl.col("scope") == "sector")
             .select("name", "measure", "value")
             .to_dicts(),
@@ -110,7 +115,7 @@ def _book_returns(ctx: RunContext, session: date) -> list[dict[str, Any]]:
     returns = risk.book_returns(
         bars,
         actions,
-        universe.members(ctx.settings.market, session)["symbol"].to_list(),
+        universe.members(ctx.settings.market, session),
         sessions=window,
     )
     return returns.with_columns(pl.col("session").cast(pl.String)).to_dicts()

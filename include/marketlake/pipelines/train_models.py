@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import date
 
 import polars as pl
-import pyarrow as pa
 
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
@@ -16,7 +15,6 @@ from marketlake.contracts.catalog import (
     CORE_MODELS_PROMOTION,
 )
 from marketlake.domain import forecasting
-from marketlake.errors import ContractViolation
 from marketlake.pipelines import universe
 from marketlake.pipelines.context import RunContext, as_polars
 from marketlake.types import ArtifactRef, Partition
@@ -46,8 +44,9 @@ def train(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
         horizon=settings.horizon_sessions,
         folds=settings.folds,
         seed=settings.seed,
+        membership_dated=universe.membership_is_dated(market),
     )
-    document["caveats"] = [*document.get("caveats", []), *universe.caveats(market)]
+    document["caveats"] = [*document["caveats"], *universe.simulation_notes(market)]
     parents = [*refs, *ctx.lake.refs_for(CORE_FEATURES_DAILY, sessions)]
     ref = ctx.publish(
         CORE_MODELS_MODEL,
@@ -70,13 +69,8 @@ def train(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
 def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> list[ArtifactRef]:
     """Publish which of the trained models predicts, and from which session on."""
     (model,) = (ref for ref in trained if ref.contract == CORE_MODELS_MODEL.name)
-    document = ctx.lake.read_ref(model)
-    if isinstance(document, pa.Table):
-        raise ContractViolation(
-            expected="a document", was="a table", where=model.uri, todo="train the model again"
-        )
     row = forecasting.promotion_row(
-        document, model_sha256=model.sha256, calendar_next=ctx.calendar.next(as_of)
+        ctx.document(model), model_sha256=model.sha256, calendar_next=ctx.calendar.next(as_of)
     )
     ref = ctx.publish(
         CORE_MODELS_PROMOTION,

@@ -19,9 +19,13 @@ SURVIVORSHIP_CAVEAT = (
 
 def caveats(settings: MarketSettings) -> list[str]:
     """Return the notes that every headline of this market must carry."""
+    notes = [] if membership_is_dated(settings) else [SURVIVORSHIP_CAVEAT]
+    return notes + simulation_notes(settings)
+
+
+def simulation_notes(settings: MarketSettings) -> list[str]:
+    """Return what of this market a generator made."""
     notes = []
-    if not membership_is_dated(settings):
-        notes.append(SURVIVORSHIP_CAVEAT)
     if settings.name == "packaged":
         notes.append(
             "closes are real total-return histories; as-traded levels, corporate actions, open, "

@@ -26,14 +26,12 @@ from marketlake.contracts.catalog import (
 from marketlake.domain import prices
 from marketlake.errors import GateFailed
 from marketlake.pipelines import universe
-from marketlake.pipelines.context import RunContext, as_polars
+from marketlake.pipelines.context import RunContext
 from marketlake.quality.gate import judge
 from marketlake.types import ArtifactRef, Partition
 
 _SOURCE = "yahoo"
-_ONE_SOURCE = (
-    "one source: there is nothing to compare it with, so agreement here is not evidence"
-)
+_ONE_SOURCE = "one source: there is nothing to compare it with, so agreement here is not evidence"
 
 
 def gate(ctx: RunContext, session: date) -> list[ArtifactRef]:
@@ -41,12 +39,12 @@ def gate(ctx: RunContext, session: date) -> list[ArtifactRef]:
     return gate_span(ctx, Partition.of_session(session), [session])
 
 
-def gate_span(
-    ctx: RunContext, partition: Partition, sessions: Sequence[date]
-) -> list[ArtifactRef]:
+def gate_span(ctx: RunContext, partition: Partition, sessions: Sequence[date]) -> list[ArtifactRef]:
     """Judge one partition; raise GateFailed after the report is published if it is refused."""
-    raw = [ctx.lake.ref(contract, partition) for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)]
-    bars, actions = (as_polars(ctx.lake.read_ref(ref)) for ref in raw)
+    raw = [
+        ctx.lake.ref(contract, partition) for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
+    ]
+    bars, actions = (ctx.table(ref) for ref in raw)
     candidate = _candidate_bars(ctx, bars, actions)
     judgement = judge(
         CORE_MARKET_DAILY_BAR,
@@ -113,15 +111,19 @@ def _candidate_bars(ctx: RunContext, bars: pl.DataFrame, actions: pl.DataFrame) 
     as_traded = prices.unadjust_splits(bars, splits)
     moves = prices.close_moves_pct(as_traded, prices.unadjust_dividends(actions, actions))
     spike_pct = ctx.settings.gates.spike_warning_pct
-    return as_traded.with_columns(
-        close_move_pct=moves,
-        n_sources=pl.lit(1, dtype=pl.Int64),
-        chosen_source=pl.lit(_SOURCE),
-    ).with_columns(
-        flags=pl.when(pl.col("close_move_pct").abs() > spike_pct)
-        .then(pl.lit(["price_spike"], dtype=pl.List(pl.String)))
-        .otherwise(pl.lit([], dtype=pl.List(pl.String)))
-    ).select(field.name for field in CORE_MARKET_DAILY_BAR.fields)
+    return (
+        as_traded.with_columns(
+            close_move_pct=moves,
+            n_sources=pl.lit(1, dtype=pl.Int64),
+            chosen_source=pl.lit(_SOURCE),
+        )
+        .with_columns(
+            flags=pl.when(pl.col("close_move_pct").abs() > spike_pct)
+            .then(pl.lit(["price_spike"], dtype=pl.List(pl.String)))
+            .otherwise(pl.lit([], dtype=pl.List(pl.String)))
+        )
+        .select(field.name for field in CORE_MARKET_DAILY_BAR.fields)
+    )
 
 
 def compare_sources(
@@ -164,8 +166,8 @@ def report_integrity(
     """Publish the integrity report and the anomaly log of the session."""
     partition = Partition.of_session(session)
     bars = ctx.staged(CORE_MARKET_DAILY_BAR, staged)
-    quarantine = as_polars(ctx.lake.read_partition(CORE_QUALITY_QUARANTINE, partition))
-    gate_report = ctx.lake.read_partition(CORE_QUALITY_GATE_REPORT, partition)
+    quarantine = ctx.table(ctx.lake.ref(CORE_QUALITY_QUARANTINE, partition))
+    gate_report = ctx.document(ctx.lake.ref(CORE_QUALITY_GATE_REPORT, partition))
     expected = set(universe.symbols_at(ctx.settings.market, session))
     quarantined = set(quarantine["symbol"].to_list())
     missing = sorted(expected - set(bars["symbol"].to_list()) - quarantined)
@@ -265,9 +267,7 @@ def _published(refs: Sequence[ArtifactRef]) -> list[ArtifactRef]:
     return [ref for ref in refs if ref.contract in published]
 
 
-def publish(
-    ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]
-) -> list[ArtifactRef]:
+def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) -> list[ArtifactRef]:
     """Publish the session's accepted bars and corporate actions."""
     return publish_span(ctx, Partition.of_session(session), [session], staged=staged)
 
@@ -280,7 +280,9 @@ def publish_span(
     staged: Sequence[ArtifactRef],
 ) -> list[ArtifactRef]:
     """Publish one partition's accepted bars and corporate actions."""
-    raw = [ctx.lake.ref(contract, partition) for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)]
+    raw = [
+        ctx.lake.ref(contract, partition) for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
+    ]
     parents = [*raw, *(ref for ref in staged if ref.contract == CORE_QUALITY_GATE_REPORT.name)]
     refs = [
         ctx.publish(

@@ -1,0 +1,78 @@
+# Everything a person does with this repository. `make help` lists it.
+# Recipes run in this folder wherever make is called from (make -C), and use relative paths only,
+# so a folder with spaces is fine.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+RUN := .venv/bin/python -m
+STAMP := .venv/.installed
+MARKETLAKE := set -a; [ ! -f .env ] || . ./.env; set +a; .venv/bin/marketlake
+
+# A shell's own Python and Airflow settings must not redirect ours.
+unexport PYTHONPATH PYTHONHOME AIRFLOW_HOME AIRFLOW_CONFIG
+
+# SANDBOX_DATA=<folder of Parquet> replays another history instead of the packaged market.
+ifdef SANDBOX_DATA
+export MARKETLAKE_MARKET__NAME := folder
+export MARKETLAKE_SANDBOX__DATA := $(SANDBOX_DATA)
+endif
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^#: / {printf "\n%s\n", substr($$0, 4)} \
+	  /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+#: Use it
+.PHONY: install run status logs stop clean
+install: $(STAMP) ## Make .venv with the pinned packages (the only step that needs a network)
+
+run: $(STAMP) ## The main job: start everything, load history, train, run the last five sessions
+	@$(MARKETLAKE) run
+
+status: $(STAMP) ## Show every component and where the UI is
+	@$(MARKETLAKE) status
+
+logs: $(STAMP) ## Print the end of every component's log
+	@$(MARKETLAKE) logs
+
+stop: $(STAMP) ## Stop every process; the data stays
+	@$(MARKETLAKE) down
+
+clean: $(STAMP) ## Stop, and delete the state folder: lake, databases, ledger, logs
+	@$(MARKETLAKE) clean --yes
+
+#: Work on it
+.PHONY: test test-slow check format lock
+test: $(STAMP) ## Run the tests (up to 15 minutes on two cores)
+	@$(RUN) pytest -m "not slow"
+
+test-slow: $(STAMP) ## Run the long tests
+	@$(RUN) pytest -m slow
+
+check: $(STAMP) ## Check format, lint, types, import floors, contract renderings, documentation
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/marketlake contracts check
+
+format: $(STAMP) ## Format the code and apply safe lint fixes
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+lock: $(STAMP) ## Compile requirements.in to the hash-pinned requirements.txt
+	@$(RUN) uv pip compile requirements.in --generate-hashes --no-emit-index-url \
+	  --python-version 3.11 --output-file requirements.txt
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  f"Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
+	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.txt > .venv/uv.txt
+	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	@$(RUN) uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.txt
+	@$(RUN) uv pip install --quiet --python .venv/bin/python --no-build-isolation --no-deps -e .
+	@touch $(STAMP)

@@ -1,0 +1,66 @@
+"""Load the market's history: the daily path and its gates, a calendar year at a time.
+
+Needed once, before the first daily session: features, models and risk read windows of the past.
+Running it again publishes only what differs.
+
+**Triage**
+
+- `load_year` is up for retry: the vendor; see `ingest_market_data`. Clear the failed year alone.
+- `load_year` failed with GateFailed: the year's gate report says which check; one year's failure
+  leaves the others published.
+- `compute_features` failed with MissingPartition: a year is not loaded.
+"""
+
+from airflow.sdk import dag, task
+from marketlake.orchestration.retries import task_defaults
+from marketlake.orchestration.style import OWNER_PLATFORM, POOL_DBT, POOL_YAHOO, Tag
+from marketlake.orchestration.tasks import Json, date_param, optional_session, run_step
+
+THROUGH = optional_session(
+    "Through",
+    "Last session to load. Empty: the one before the market's last five.",
+)
+
+
+def through():
+    return date_param("through", sessions_before_end=5)
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    params={"through": THROUGH},
+    default_args=task_defaults(OWNER_PLATFORM),
+    tags=[Tag.LAYER_CORE, Tag.TIER_ON_DEMAND, Tag.DOMAIN_MARKET],
+    doc_md=__doc__,
+)
+def load_history() -> None:
+    @task
+    def plan_years() -> Json:
+        from marketlake.pipelines import load_history
+
+        return run_step(load_history.plan_years, as_of=through())
+
+    @task(pool=POOL_YAHOO, map_index_template="{{ task.op_kwargs['year'] }}")
+    def load_year(year: int) -> Json:
+        from marketlake.pipelines import load_history
+
+        return run_step(load_history.load_year, as_of=through(), year=year)
+
+    @task
+    def compute_features() -> Json:
+        from marketlake.pipelines import load_history
+
+        return run_step(load_history.compute_features, as_of=through())
+
+    @task(pool=POOL_DBT)
+    def load_warehouse() -> Json:
+        from marketlake.pipelines import load_history
+
+        return run_step(load_history.load_warehouse, as_of=through())
+
+    load_year.expand(year=plan_years()) >> compute_features() >> load_warehouse()
+
+
+load_history()

@@ -1,0 +1,171 @@
+"""The Arrow projection of a contract: its schema, and bringing a table into that shape.
+
+Belongs here: types, order, nullability and key of a table. Does not belong: content checks (the
+quality gate), bytes and files (the lake). pyarrow is imported on use: contracts parse fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from marketlake.contracts.model import Contract, Field
+from marketlake.errors import ContractViolation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROWS_NAMED = 3
+
+
+def schema(contract: Contract) -> pa.Schema:
+    """Return the Arrow schema of a table contract; its metadata name contract and version."""
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "date": pa.date32(),
+        "timestamp_utc": pa.timestamp("us", "UTC"),
+        "strings": pa.list_(pa.string()),
+        "binary": pa.binary(),
+    }
+    return pa.schema(
+        [pa.field(item.name, types[item.kind], nullable=item.nullable) for item in contract.fields],
+        metadata={"contract": contract.name, "schema_version": schema_version(contract)},
+    )
+
+
+def schema_version(contract: Contract) -> str:
+    """Return a short hash of what a reader relies on: fields, units, nullability and key."""
+    shape = {
+        "fields": [[item.name, item.kind, item.unit, item.nullable] for item in contract.fields],
+        "form": contract.form,
+        "key": contract.key,
+    }
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def conform(contract: Contract, table: pa.Table, *, allow_nulls: bool = False) -> pa.Table:
+    """Return the table cast, ordered and sorted as its contract says.
+
+    A missing number has one form, null: NaN becomes null, and an infinite number is refused. With
+    ``allow_nulls`` a null outside the key passes, for candidates that a gate will judge.
+
+    Raises
+    ------
+    ContractViolation
+        When a column is missing or unknown, does not cast without loss, holds a null it may not,
+        or when two rows share the key; the message names the column and the first rows.
+    """
+    import pyarrow as pa
+
+    _check_columns(contract, table.column_names)
+    target = schema(contract)
+    columns = [
+        _column(contract, item, table.column(item.name), target.field(item.name).type)
+        for item in contract.fields
+    ]
+    if not allow_nulls:
+        for item, column in zip(contract.fields, columns, strict=True):
+            if not item.nullable and column.null_count:
+                _refuse_nulls(contract, item.name, column)
+    relaxed = pa.schema([item.with_nullable(True) for item in target], metadata=target.metadata)
+    shaped = pa.Table.from_arrays(columns, schema=relaxed if allow_nulls else target)
+    if shaped.num_rows:
+        shaped = shaped.sort_by([(name, "ascending") for name in contract.key])
+    _check_key(contract, shaped)
+    return shaped.combine_chunks()
+
+
+def _check_columns(contract: Contract, present: Sequence[str]) -> None:
+    declared = [item.name for item in contract.fields]
+    missing = [name for name in declared if name not in present]
+    unknown = [name for name in present if name not in declared]
+    twice = sorted({name for name in present if present.count(name) > 1})
+    if missing or unknown or twice:
+        _refuse(
+            contract,
+            expected=f"the columns {', '.join(declared)}",
+            was=f"missing {missing}, unknown {unknown}, given twice {twice}",
+        )
+
+
+def _column(
+    contract: Contract, item: Field, column: pa.ChunkedArray, target: pa.DataType
+) -> pa.ChunkedArray:
+    """Return one column cast without loss, with null as the only missing number."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if item.kind == "timestamp_utc" and getattr(column.type, "tz", "UTC") is None:
+        # Arrow would take a zoneless time for UTC; that guess is how instants go wrong.
+        _refuse(contract, expected=f"{item.name} with a time zone", was=str(column.type))
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    try:
+        cast = column.cast(target)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        _refuse(
+            contract,
+            expected=f"{item.name} as {item.kind}",
+            was=f"{column.type} that does not cast without loss: {error}",
+        )
+    if item.kind == "float64":
+        infinite = pc.is_inf(cast)
+        if pc.any(infinite).as_py():
+            _refuse(
+                contract,
+                expected=f"finite numbers in {item.name}",
+                was=f"an infinite one at row {pc.index(infinite, True).as_py()}",
+            )
+    return cast
+
+
+def _refuse_nulls(contract: Contract, name: str, column: pa.ChunkedArray) -> NoReturn:
+    import pyarrow.compute as pc
+
+    rows = pc.indices_nonzero(pc.is_null(column)).slice(0, _ROWS_NAMED).to_pylist()
+    _refuse(
+        contract,
+        expected=f"a value in every row of {name}",
+        was=f"{column.null_count} without one, the first at input rows {rows}",
+    )
+
+
+def _check_key(contract: Contract, shaped: pa.Table) -> None:
+    """Refuse nulls in the key and two rows with one key; the table is sorted by it."""
+    import pyarrow.compute as pc
+
+    for name in contract.key:
+        if shaped.column(name).null_count:
+            _refuse_nulls(contract, name, shaped.column(name))
+    if shaped.num_rows < 2:
+        return
+    same: pa.ChunkedArray | None = None
+    for name in contract.key:
+        values = shaped.column(name)
+        equal = pc.equal(values.slice(1), values.slice(0, shaped.num_rows - 1))
+        same = equal if same is None else pc.and_(same, equal)
+    repeated = pc.indices_nonzero(same)
+    if len(repeated):
+        first = shaped.select(contract.key).take(repeated.slice(0, _ROWS_NAMED)).to_pylist()
+        keys = "; ".join(", ".join(str(value) for value in row.values()) for row in first)
+        _refuse(
+            contract,
+            expected=f"one row for each {', '.join(contract.key)}",
+            was=f"{len(repeated)} repeated, the first: {keys}",
+        )
+
+
+def _refuse(contract: Contract, *, expected: str, was: str) -> NoReturn:
+    raise ContractViolation(
+        expected=expected,
+        was=was,
+        where=f"table of {contract.name}",
+        todo=f"correct what {contract.owner} computes, or the contract in contracts/catalog.py",
+    )

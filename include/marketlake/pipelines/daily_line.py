@@ -1,0 +1,99 @@
+"""The whole daily line as plain calls, in the order the DAGs run it.
+
+The orchestrator does not use this module: it is the same line without an orchestrator, for tests
+and for measuring what orchestration costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+from marketlake.pipelines import (
+    assess_risk,
+    build_features,
+    build_warehouse,
+    ingest_market_data,
+    load_history,
+    predict_signals,
+    report_daily,
+    train_models,
+    validate_market_data,
+)
+from marketlake.pipelines.context import open_context
+from marketlake.settings import Settings
+from marketlake.types import ArtifactRef, RunIdentity
+
+
+class _Line:
+    """Runs steps one after another, each as a task of its own in the ledger."""
+
+    def __init__(self, settings: Settings, dag_id: str, session: date, run_id: str) -> None:
+        self._settings = settings
+        self._dag_id = dag_id
+        self._session = session
+        self._run_id = run_id
+
+    def step(self, function: Callable[..., Any], **inputs: Any) -> Any:
+        run = RunIdentity(self._dag_id, self._run_id, function.__name__)
+        if "batch" in inputs or "year" in inputs:
+            run = RunIdentity(
+                self._dag_id,
+                self._run_id,
+                function.__name__,
+                map_index=inputs.get("batch", inputs.get("year", -1)),
+            )
+        with open_context(self._settings, run) as ctx:
+            return function(ctx, self._session, **inputs)
+
+
+def run_session(settings: Settings, session: date, *, run_id: str) -> list[ArtifactRef]:
+    """Run every daily step for one session and return what was published."""
+
+    def line(dag_id: str) -> _Line:
+        return _Line(settings, dag_id, session, run_id)
+
+    ingest = line("ingest_market_data")
+    batches = ingest.step(ingest_market_data.plan)
+    staged = [
+        ingest.step(ingest_market_data.fetch, symbols=symbols, batch=batch)
+        for batch, symbols in enumerate(batches)
+    ]
+    published: list[ArtifactRef] = ingest.step(ingest_market_data.publish, staged=staged)
+    validate = line("validate_market_data")
+    accepted = validate.step(validate_market_data.gate)
+    published += validate.step(validate_market_data.compare_sources, staged=accepted)
+    published += validate.step(validate_market_data.report_integrity, staged=accepted)
+    published += validate.step(validate_market_data.publish, staged=accepted)
+    warehouse = line("build_warehouse")
+    loaded = warehouse.step(build_warehouse.load)
+    published += warehouse.step(build_warehouse.publish, loaded=loaded)
+    features = line("build_features")
+    published += features.step(build_features.publish, staged=features.step(build_features.compute))
+    signals = line("predict_signals")
+    published += signals.step(predict_signals.publish, staged=signals.step(predict_signals.predict))
+    risk = line("assess_risk")
+    measured = risk.step(assess_risk.classify_regime) + risk.step(assess_risk.measure_risk)
+    published += risk.step(assess_risk.publish, staged=measured)
+    published += line("report_daily").step(report_daily.publish)
+    return published
+
+
+def prepare(settings: Settings, through: date, *, run_id: str) -> list[ArtifactRef]:
+    """Load history through a session and compute its features and warehouse."""
+    history = _Line(settings, "load_history", through, run_id)
+    published: list[ArtifactRef] = []
+    for year in history.step(load_history.plan_years):
+        published += history.step(load_history.load_year, year=year)
+    published += history.step(load_history.compute_features)
+    published += history.step(load_history.load_warehouse)
+    return published
+
+
+def train(settings: Settings, as_of: date, *, run_id: str) -> list[ArtifactRef]:
+    """Train as of a session and promote."""
+    training = _Line(settings, "train_models", as_of, run_id)
+    trained: list[ArtifactRef] = training.step(train_models.train)
+    promoted: list[ArtifactRef] = training.step(train_models.promote, trained=trained)
+    return trained + promoted

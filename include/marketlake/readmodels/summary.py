@@ -1,0 +1,182 @@
+"""What a person wants to know after a run: what ran, what came out, what may be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import httpx
+
+from marketlake.contracts.catalog import (
+    CORE_QUALITY_GATE_REPORT,
+    CORE_QUALITY_QUARANTINE,
+    OUT_DATA_VALIDATION_ANOMALY_LOG,
+    OUT_REPORTS_DAILY,
+    OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
+)
+from marketlake.errors import MissingPartition, SourceUnavailable
+from marketlake.readmodels.published import artifacts, spec_coverage
+from marketlake.readmodels.signals import signals
+from marketlake.settings import SandboxSettings, Settings
+from marketlake.storage.lake import Lake
+from marketlake.storage.ledger import LedgerClient
+from marketlake.types import Partition
+
+_CONTROL_TIMEOUT_S = 10.0
+_TOP_SIGNALS = 3
+_SESSIONS_TOLD = 10
+_RISK_MEASURES = (
+    "volatility_annual_pct",
+    "var_95_pct",
+    "var_95_usd",
+    "cvar_95_pct",
+    "max_drawdown_pct",
+    "beta",
+)
+TRY_NEXT = (
+    ("marketlake signals", "all signals of the newest session"),
+    ("marketlake artifacts --spec", "the 49 named files, and which exist so far"),
+    ("marketlake show out_reports__daily --save report.html", "the day on one page"),
+    ("marketlake trace out_reports__daily", "walk from the report to the vendor's bytes"),
+    ("marketlake sql", "psql on the warehouse; try: select * from marts.fct_signal"),
+    ("marketlake audit verify", "recompute the whole ledger"),
+    ("make stop", "stop every process; the data stays"),
+)
+
+
+def daily_summary(settings: Settings, *, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the summary of everything published so far, JSON-ready.
+
+    ``runs`` are Airflow's DAG runs as its REST API gives them.
+    """
+    lake = Lake(settings.lake)
+    sessions = [
+        partition.session
+        for partition in lake.partitions(OUT_REPORTS_DAILY)
+        if partition.kind == "session"
+    ]
+    if not sessions:
+        raise MissingPartition(
+            expected="the daily report of at least one session",
+            was="none",
+            where=f"{OUT_REPORTS_DAILY.prefix}/",
+            todo="`marketlake backfill` a session and look at its runs in the UI",
+        )
+    newest, told = sessions[-1], sessions[-_SESSIONS_TOLD:]
+    verification = LedgerClient(settings.ledger).verify()
+    return {
+        "session": newest.isoformat(),
+        "sessions": [session.isoformat() for session in told],
+        "runs": [_run(run) for run in runs],
+        "artifacts": [item.as_json() for item in artifacts(lake, newest)],
+        "spec_files_built": sum(item.sha256 is not None for item in spec_coverage(lake)),
+        "signals": _top_signals(lake, newest),
+        "risk": _book_risk(lake, newest),
+        "gates": [_gate(lake, session) for session in told],
+        "planted_faults": _planted_faults(settings, lake, told),
+        "ledger": {
+            "ok": verification.ok,
+            "size": verification.size,
+            "root_hash": verification.root_hash,
+            "faults": verification.faults,
+        },
+        "ui": {
+            "url": settings.airflow.base_url,
+            "user": settings.airflow.user,
+            "report_export": _report_uri(lake, newest),
+        },
+        "try_next": [{"command": command, "shows": shows} for command, shows in TRY_NEXT],
+    }
+
+
+def _run(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "dag_id": run["dag_id"],
+        "partition_key": run.get("partition_key"),
+        "state": run["state"],
+        "seconds": run.get("duration"),
+        "started_at": run.get("start_date"),
+        "run_id": run["dag_run_id"],
+    }
+
+
+def _top_signals(lake: Lake, session: date) -> list[dict[str, Any]]:
+    rows = signals(lake, session)
+    ends = rows if len(rows) <= 2 * _TOP_SIGNALS else [*rows[:_TOP_SIGNALS], *rows[-_TOP_SIGNALS:]]
+    return [
+        {name: value for name, value in row.items() if name not in {"session", "known_at_utc"}}
+        for row in ends
+    ]
+
+
+def _book_risk(lake: Lake, session: date) -> list[dict[str, Any]]:
+    table = lake.read(OUT_RISK_ANALYSIS_PORTFOLIO_RISK, [session], as_of=session)
+    book = {row["measure"]: row for row in table.to_pylist() if row["scope"] == "book"}
+    return [
+        {"measure": measure, "value": book[measure]["value"], "n": book[measure]["n"]}
+        for measure in _RISK_MEASURES
+        if measure in book
+    ]
+
+
+def _gate(lake: Lake, session: date) -> dict[str, Any]:
+    report = lake.read_ref(lake.ref(CORE_QUALITY_GATE_REPORT, Partition.of_session(session)))
+    return {
+        "session": session.isoformat(),
+        **{name: report[name] for name in ("verdict", "rows_in", "rows_quarantined")},
+    }
+
+
+def _planted_faults(
+    settings: Settings, lake: Lake, sessions: Sequence[date]
+) -> list[dict[str, Any]]:
+    """Return each fault the sandbox planted in these sessions, and whether a check found it."""
+    if settings.mode != "sandbox" or not settings.sandbox.plant_faults:
+        return []
+    return [
+        {**fault, "found_by": _found_by(lake, session, fault["symbol"])}
+        for session in sessions
+        for fault in _planted_at(settings.sandbox, session)
+    ]
+
+
+def _planted_at(sandbox: SandboxSettings, session: date) -> list[dict[str, Any]]:
+    url = f"http://{sandbox.host}:{sandbox.http_port}/__ctl/planted"
+    token = sandbox.control_token.get_secret_value()
+    try:
+        # No proxy of the shell may stand before our own address.
+        with httpx.Client(timeout=_CONTROL_TIMEOUT_S, trust_env=False) as client:
+            answer = client.get(
+                url,
+                params={"session": session.isoformat()},
+                headers={"Authorization": f"Bearer {token}"},
+            )
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        raise SourceUnavailable(
+            expected="the vendor sandbox to list its planted faults",
+            was=f"{type(error).__name__}: {error}",
+            where=url,
+            todo="`marketlake status` shows what runs, `marketlake up` starts it",
+        ) from None
+    faults: list[dict[str, Any]] = answer.json()
+    return faults
+
+
+def _found_by(lake: Lake, session: date, symbol: str) -> list[str]:
+    """Return the checks that caught the symbol at the session; empty when none did."""
+    quarantined = lake.read(CORE_QUALITY_QUARANTINE, [session], as_of=session).to_pylist()
+    unusual = lake.read(OUT_DATA_VALIDATION_ANOMALY_LOG, [session], as_of=session).to_pylist()
+    checks = {f"gate: {row['check']}" for row in quarantined if row["symbol"] == symbol}
+    kinds = {
+        f"integrity: {row['kind']}"
+        for row in unusual
+        if row["symbol"] == symbol and row["kind"] != "quarantined"
+    }
+    return sorted(checks | kinds)
+
+
+def _report_uri(lake: Lake, session: date) -> str:
+    manifest = lake.manifest(OUT_REPORTS_DAILY, Partition.of_session(session))
+    return f"s3://{lake.bucket}/{manifest.export_key}"

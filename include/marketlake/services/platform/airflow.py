@@ -1,0 +1,213 @@
+"""Airflow's processes: api-server, scheduler, dag-processor, and the migration before them.
+
+Settings that are the same everywhere are in ``airflow.cfg`` at the root of the repository; what
+depends on this machine is passed here as ``AIRFLOW__*``. What does not belong: importing airflow.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from marketlake.clock import monotonic_s, sleep_s
+from marketlake.errors import ConfigError, MarketlakeError, SourceUnavailable
+from marketlake.services.platform.airflow_api import AirflowApi
+from marketlake.services.platform.components import PlainComponent, python_component
+from marketlake.services.platform.environment import component_environment
+from marketlake.services.platform.probes import http_probe
+from marketlake.services.platform.process import birth_s, write_private
+from marketlake.settings import PROJECT_ROOT, Settings
+
+POOLS = {
+    "yahoo": (4, "calls to Yahoo Finance"),
+    "dbt": (1, "dbt keeps global state and a target folder: one build at a time"),
+}
+_MIGRATION_TIMEOUT_S = 180
+_PARSE_TIMEOUT_S = 90
+_DAG_FILES = PROJECT_ROOT / "dags"
+
+
+def airflow_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment in which every ``airflow`` command must run."""
+    home = settings.home / "airflow"
+    postgres, base_url = settings.postgres, settings.airflow.base_url
+    password = quote(postgres.password.get_secret_value(), safe="")
+    return component_environment(settings) | {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW_CONFIG": str(PROJECT_ROOT / "airflow.cfg"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(_DAG_FILES),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{base_url}/execution/",
+        "AIRFLOW__CORE__FERNET_KEY": settings.airflow.fernet_key.get_secret_value(),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(password_file(settings)),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
+            f"postgresql+psycopg2://{postgres.user}:{password}"
+            f"@{postgres.host}:{postgres.port}/{postgres.airflow_db}"
+        ),
+        "AIRFLOW__API__BASE_URL": base_url,
+        "AIRFLOW__API__HOST": urlsplit(base_url).hostname or "127.0.0.1",
+        "AIRFLOW__API__PORT": str(urlsplit(base_url).port or 80),
+        "AIRFLOW__API__SECRET_KEY": settings.airflow.jwt_secret.get_secret_value(),
+        "AIRFLOW__API_AUTH__JWT_SECRET": settings.airflow.jwt_secret.get_secret_value(),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(settings.home / "logs" / "tasks"),
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(
+            settings.home / "logs" / "parsing"
+        ),
+    }
+
+
+def password_file(settings: Settings) -> Path:
+    """Return the file from which Airflow reads the admin's password."""
+    return settings.home / "airflow" / "simple_auth_passwords.json"
+
+
+def migrate(settings: Settings) -> bool:
+    """Bring Airflow's database to this version; return whether there was anything to do.
+
+    A stamp beside the database's own files remembers the version: asking Airflow costs seconds.
+    """
+    write_private(
+        password_file(settings),
+        json.dumps({settings.airflow.user: settings.airflow.password.get_secret_value()}),
+    )
+    version = importlib.metadata.version("apache-airflow-core")
+    stamp = settings.home / "airflow" / "migrated-to"
+    if stamp.exists() and stamp.read_text() == version:
+        return False
+    log = settings.home / "logs" / "migrate.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=airflow_environment(settings),
+            cwd=settings.home,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=_MIGRATION_TIMEOUT_S,
+            check=False,
+        )
+    if done.returncode != 0:
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
+        raise SourceUnavailable(
+            expected="Airflow's database migrated",
+            was=f"exit code {done.returncode}: {' | '.join(last)}",
+            where=str(log),
+            todo="read that log; `marketlake clean` forgets the database",
+        )
+    stamp.write_text(version)
+    return True
+
+
+def api_server(settings: Settings) -> PlainComponent:
+    """Return the REST API, the UI and the interface of running tasks."""
+    return python_component(
+        "api-server",
+        settings,
+        "airflow",
+        "api-server",
+        probe=lambda: http_probe(f"{settings.airflow.base_url}/api/v2/monitor/health"),
+        env=airflow_environment(settings),
+        ready_within_s=120,
+    )
+
+
+def scheduler(settings: Settings) -> PlainComponent:
+    """Return the scheduler, whose executor runs the tasks; it waits for the migration itself."""
+    return python_component(
+        "scheduler",
+        settings,
+        "marketlake.orchestration.scheduler",
+        "--skip-serve-logs",  # the api-server reads the same folder
+        probe=lambda: _heartbeat_probe(settings, "scheduler"),
+        env=airflow_environment(settings),
+        stop_grace_s=45,  # the executor gives running tasks 30 s
+        ready_within_s=120,
+    )
+
+
+def dag_processor(settings: Settings) -> PlainComponent:
+    """Return the process that parses the DAG files."""
+    return python_component(
+        "dag-processor",
+        settings,
+        "airflow",
+        "dag-processor",
+        probe=lambda: _heartbeat_probe(settings, "dag-processor"),
+        env=airflow_environment(settings),
+        ready_within_s=120,
+    )
+
+
+def create_pools(settings: Settings) -> None:
+    """Make the pools that bound calls to vendors and to dbt."""
+    with AirflowApi(settings.airflow) as api:
+        for name, (slots, description) in POOLS.items():
+            api.ensure_pool(name, slots=slots, description=description)
+
+
+def wait_for_dags(settings: Settings) -> int:
+    """Wait until every DAG file has been parsed by the running dag-processor; return how many.
+
+    Raises
+    ------
+    ConfigError
+        At once when a file cannot be imported; the message has its last line.
+    """
+    wanted = {path.stem for path in _DAG_FILES.glob("*.py") if not path.stem.startswith("_")}
+    since = birth_s(settings.home / "run" / "dag-processor.json") or 0.0
+    deadline = monotonic_s() + _PARSE_TIMEOUT_S
+    missing = wanted
+    with AirflowApi(settings.airflow) as api:
+        while monotonic_s() < deadline:
+            for broken in api.import_errors():
+                if _instant_s(broken["timestamp"]) >= since:
+                    raise _import_failed(broken)
+            parsed = api.dags()
+            fresh = {k for k, dag in parsed.items() if _instant_s(dag["last_parsed_time"]) >= since}
+            missing = wanted - fresh
+            if not missing:
+                return len(wanted)
+            sleep_s(0.3)
+    raise SourceUnavailable(
+        expected=f"every DAG file parsed within {_PARSE_TIMEOUT_S} s",
+        was=f"not seen: {', '.join(sorted(missing))}",
+        where=str(settings.home / "logs" / "dag-processor.log"),
+        todo="read that log",
+    )
+
+
+def _import_failed(broken: dict[str, str]) -> ConfigError:
+    lines = [line for line in str(broken["stack_trace"]).splitlines() if line.strip()]
+    return ConfigError(
+        expected="a DAG file that can be imported",
+        was=lines[-1].strip() if lines else "an import error without a trace",
+        where=str(broken["filename"]),
+        todo="correct the file; the dag-processor reads it again by itself",
+    )
+
+
+def _heartbeat_probe(settings: Settings, component: str) -> str | None:
+    """Ask for a heartbeat that is younger than the process: an old one may still look healthy."""
+    born = birth_s(settings.home / "run" / f"{component}.json")
+    name = component.replace("-", "_")
+    try:
+        with AirflowApi(settings.airflow) as api:
+            answer = api.health()[name]
+    except MarketlakeError as error:
+        return str(error)
+    beat = answer.get(f"latest_{name}_heartbeat")
+    if answer.get("status") != "healthy" or beat is None:
+        return f"health is {answer.get('status')}"
+    if born is None or _instant_s(beat) < born:
+        return "no heartbeat of this process yet"
+    return None
+
+
+def _instant_s(text: str | None) -> float:
+    return 0.0 if text is None else datetime.fromisoformat(text).timestamp()

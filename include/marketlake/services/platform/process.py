@@ -1,0 +1,307 @@
+"""One supervised program: its own session, a pid file, a log, and a start that waits.
+
+What does not belong: what any particular program needs (postgres, seaweedfs, airflow modules).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from marketlake.clock import monotonic_s, sleep_s
+from marketlake.errors import ConfigError, SourceUnavailable
+
+_POLL_S = 0.05
+_KILL_WAIT_S = 10.0
+_LOG_LIMIT_BYTES = 20_000_000
+_SECRETIVE = 0o600
+
+
+@dataclass(frozen=True)
+class Account:
+    """The system user a program runs as when the platform itself runs as root."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def unprivileged_account() -> Account | None:
+    """Return the user to drop to when we are root, None when we are not."""
+    if os.geteuid() != 0:
+        return None
+    entry = pwd.getpwnam("nobody")
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run and how to know that it is ready.
+
+    ``probe`` returns None when the program is ready, else why it is not (yet). ``identity`` is
+    the configuration that matters: a running program started with another one is restarted by
+    ``start``. ``prepare`` runs right before the program does.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+    probe: Callable[[], str | None]
+    identity: tuple[str, ...]
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_grace_s: float = 10.0
+    ready_within_s: float = 60.0
+    prepare: Callable[[], None] | None = None
+
+    @property
+    def settings_key(self) -> str:
+        """Return a hash of the configuration; it stands in the pid file, so no secret may."""
+        return hashlib.sha256(json.dumps(self.identity).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Started:
+    """How a start went: whether a running process was kept, and the seconds it took."""
+
+    name: str
+    reused: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Record:
+    pid: int
+    created_at_s: float
+    settings_key: str
+
+
+class Supervised:
+    """A program together with its pid file and log."""
+
+    def __init__(self, program: Program, *, run_dir: Path, log_dir: Path) -> None:
+        self.program = program
+        self.pid_file = run_dir / f"{program.name}.json"
+        self.log_path = log_dir / f"{program.name}.log"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process id when the program is alive, else None."""
+        record = self._record()
+        return record.pid if record is not None and self._is_alive(record) else None
+
+    def start(self) -> Started:
+        """Start the program and wait until it is ready; keep it when it already is.
+
+        Raises
+        ------
+        SourceUnavailable
+            When it ends or is not ready in time; the message has its last words and its log.
+        """
+        began = monotonic_s()
+        record = self._record()
+        if record is not None and self._is_alive(record):
+            if record.settings_key == self.program.settings_key and self.program.probe() is None:
+                return Started(self.program.name, reused=True, seconds=monotonic_s() - began)
+            self.stop()
+        elif record is not None and not self._pid_was_reused(record):
+            _kill_session(record.pid)  # what a crashed leader left behind
+        if self.program.prepare is not None:
+            self.program.prepare()
+        self._spawn()
+        self._wait_ready(began)
+        return Started(self.program.name, reused=False, seconds=monotonic_s() - began)
+
+    def stop(self) -> bool:
+        """Stop the program and everything it started; return whether there was anything."""
+        record = self._record()
+        if record is None:
+            return False
+        was_alive = self._is_alive(record)
+        if was_alive:
+            _signal(record.pid, self.program.stop_signal)
+            deadline = monotonic_s() + self.program.stop_grace_s
+            while self._is_alive(record) and monotonic_s() < deadline:
+                sleep_s(_POLL_S)
+        if not self._pid_was_reused(record):
+            _kill_session(record.pid)
+        self._reap()
+        self.pid_file.unlink(missing_ok=True)
+        return was_alive
+
+    def last_words(self) -> str:
+        """Return the last non-empty lines of the log, for an error message."""
+        if not self.log_path.exists():
+            return "no log"
+        lines = self.log_path.read_text(errors="replace")[-4000:].splitlines()
+        return " | ".join([line.strip() for line in lines if line.strip()][-6:]) or "an empty log"
+
+    def _spawn(self) -> None:
+        for folder in (self.pid_file.parent, self.log_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        account = self.program.account
+        with self.log_path.open("ab") as log:
+            try:
+                self._child = subprocess.Popen(
+                    self.program.argv,
+                    env=dict(self.program.env),
+                    cwd=self.program.cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    user=account.uid if account else None,
+                    group=account.gid if account else None,
+                    extra_groups=[] if account else None,
+                )
+            except OSError as error:
+                raise ConfigError(
+                    expected=f"{self.program.name} to be startable",
+                    was=str(error),
+                    where=self.program.argv[0],
+                    todo="install the packages (make install) in a folder its user can reach",
+                ) from error
+        record = _Record(
+            self._child.pid, _created_at_s(self._child.pid) or 0.0, self.program.settings_key
+        )
+        write_private(self.pid_file, json.dumps(record.__dict__))
+
+    def _wait_ready(self, began: float) -> None:
+        record = self._record()
+        reason: str | None = "not asked yet"
+        while monotonic_s() - began < self.program.ready_within_s:
+            if record is None or not self._is_alive(record):
+                reason = "it ended" + self._exit_code()
+                break
+            reason = self.program.probe()
+            if reason is None:
+                return
+            sleep_s(_POLL_S)
+        words = self.last_words()
+        self.stop()
+        raise SourceUnavailable(
+            expected=f"{self.program.name} ready within {self.program.ready_within_s:.0f} s",
+            was=f"{reason}; last words: {words}",
+            where=str(self.log_path),
+            todo="read that log; `marketlake doctor` checks the usual causes",
+        )
+
+    def _exit_code(self) -> str:
+        code = self._child.poll() if self._child is not None else None
+        return "" if code is None else f" with exit code {code}"
+
+    def _record(self) -> _Record | None:
+        return _read_record(self.pid_file)
+
+    def _is_alive(self, record: _Record) -> bool:
+        self._reap()
+        return _created_at_s(record.pid) == record.created_at_s
+
+    def _pid_was_reused(self, record: _Record) -> bool:
+        created = _created_at_s(record.pid)
+        return created is not None and created != record.created_at_s
+
+    def _reap(self) -> None:
+        if self._child is not None:
+            self._child.poll()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _SECRETIVE)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def living_pid(pid_file: Path) -> int | None:
+    """Return the process id in a pid file when that very process is alive, else None."""
+    record = _living(pid_file)
+    return None if record is None else record.pid
+
+
+def birth_s(pid_file: Path) -> float | None:
+    """Return when the living process of a pid file began (seconds of the epoch), else None."""
+    record = _living(pid_file)
+    return None if record is None else record.created_at_s
+
+
+def _living(pid_file: Path) -> _Record | None:
+    record = _read_record(pid_file)
+    if record is None or _created_at_s(record.pid) != record.created_at_s:
+        return None
+    return record
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and is more than a zombie."""
+    return _created_at_s(pid) is not None
+
+
+def _read_record(pid_file: Path) -> _Record | None:
+    try:
+        return _Record(**json.loads(pid_file.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            expected="a pid file this version wrote",
+            was=f"{type(error).__name__}: {error}",
+            where=str(pid_file),
+            todo="make sure that program does not run, delete the file, start again",
+        ) from error
+
+
+def _created_at_s(pid: int) -> float | None:
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _kill_session(leader: int) -> None:
+    """Kill whatever is left of the session that a program led, and wait until it is gone."""
+    deadline = monotonic_s() + _KILL_WAIT_S
+    while monotonic_s() < deadline:
+        members = [pid for pid in psutil.pids() if _session_of(pid) == leader and is_running(pid)]
+        if not members:
+            return
+        for pid in members:
+            _signal(pid, signal.SIGKILL)
+        sleep_s(_POLL_S)
+    raise SourceUnavailable(
+        expected="killed processes to be gone",
+        was=f"{members} still there after {_KILL_WAIT_S} s",
+        where="the process table",
+        todo="they wait for a device: look with `ps`; a restart of the machine may be needed",
+    )
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None

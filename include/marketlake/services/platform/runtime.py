@@ -1,0 +1,121 @@
+"""Ports and generated secrets of one platform: chosen once, kept in ``runtime.env``.
+
+What does not belong: settings that a person chooses; those stay in the environment.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from marketlake.services.platform.ports import free_ports, is_free
+from marketlake.services.platform.process import living_pid, write_private
+from marketlake.settings import Settings, load_settings
+
+_PORT_OWNERS = {
+    "MARKETLAKE_LAKE__ENDPOINT_URL": "seaweedfs",
+    "MARKETLAKE_POSTGRES__PORT": "postgres",
+    "MARKETLAKE_LEDGER__PORT": "ledger",
+    "MARKETLAKE_SANDBOX__HTTP_PORT": "sandbox",
+    "MARKETLAKE_SANDBOX__TLS_PORT": "sandbox",
+    "MARKETLAKE_SANDBOX__PROXY_PORT": "sandbox",
+    "MARKETLAKE_AIRFLOW__BASE_URL": "api-server",
+}
+_EGRESS = ("MARKETLAKE_EGRESS__PROXY_URL", "MARKETLAKE_EGRESS__CA_BUNDLE")
+
+
+def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
+    """Choose what is still open (ports, secrets), write it down, return the settings.
+
+    A port that is taken by somebody else is replaced; one that our own running component holds
+    is kept. With ``usual_ports`` off the first choice is any free port.
+    """
+    home = home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        home.chmod(home.stat().st_mode | 0o011)  # Postgres's user passes through it
+    settings = load_settings(home)
+    known = _known(settings.runtime_env)
+    chosen = _secrets(settings) | _addresses(settings, known, usual_ports=usual_ports)
+    kept = {name: value for name, value in known.items() if name not in _EGRESS}
+    values = kept | chosen | _sandbox_egress(settings, kept | chosen)
+    text = "".join(f"{name}='{_quoted(value)}'\n" for name, value in sorted(values.items()))
+    if values != known:
+        write_private(settings.runtime_env, text)
+    return load_settings(home)
+
+
+def _known(path: Path) -> dict[str, str]:
+    return {k: v for k, v in dotenv_values(path).items() if v is not None} if path.exists() else {}
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _secrets(settings: Settings) -> dict[str, str]:
+    fresh: Mapping[str, tuple[str, Callable[[], str]]] = {
+        "LAKE__ACCESS_KEY": (settings.lake.access_key.get_secret_value(), _token),
+        "LAKE__SECRET_KEY": (settings.lake.secret_key.get_secret_value(), _token),
+        "POSTGRES__PASSWORD": (settings.postgres.password.get_secret_value(), _token),
+        "LEDGER__TOKEN": (settings.ledger.token.get_secret_value(), _token),
+        "SANDBOX__CONTROL_TOKEN": (settings.sandbox.control_token.get_secret_value(), _token),
+        "AIRFLOW__PASSWORD": (settings.airflow.password.get_secret_value(), _token),
+        "AIRFLOW__JWT_SECRET": (settings.airflow.jwt_secret.get_secret_value(), _long_token),
+        "AIRFLOW__FERNET_KEY": (settings.airflow.fernet_key.get_secret_value(), _fernet_key),
+    }
+    return {f"MARKETLAKE_{name}": make() for name, (present, make) in fresh.items() if not present}
+
+
+def _token() -> str:
+    return secrets.token_hex(16)
+
+
+def _long_token() -> str:
+    return secrets.token_hex(48)
+
+
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def _addresses(
+    settings: Settings, known: Mapping[str, str], *, usual_ports: bool
+) -> dict[str, str]:
+    current = {
+        "MARKETLAKE_LAKE__ENDPOINT_URL": urlsplit(settings.lake.endpoint_url).port or 0,
+        "MARKETLAKE_POSTGRES__PORT": settings.postgres.port,
+        "MARKETLAKE_LEDGER__PORT": settings.ledger.port,
+        "MARKETLAKE_SANDBOX__HTTP_PORT": settings.sandbox.http_port,
+        "MARKETLAKE_SANDBOX__TLS_PORT": settings.sandbox.tls_port,
+        "MARKETLAKE_SANDBOX__PROXY_PORT": settings.sandbox.proxy_port,
+        "MARKETLAKE_AIRFLOW__BASE_URL": urlsplit(settings.airflow.base_url).port or 0,
+    }
+    spare = iter(free_ports(len(current)))
+    chosen = {}
+    for name, port in current.items():
+        if name in os.environ:
+            continue  # a person's choice stands
+        ours = living_pid(settings.home / "run" / f"{_PORT_OWNERS[name]}.json") is not None
+        first_choice = usual_ports or name in known
+        if not (ours and name in known) and not (first_choice and is_free(port)):
+            port = next(spare)
+        chosen[name] = f"http://127.0.0.1:{port}" if name.endswith("_URL") else str(port)
+    return chosen
+
+
+def _sandbox_egress(settings: Settings, values: Mapping[str, str]) -> dict[str, str]:
+    """Return how vendor calls reach the sandbox; nothing in live mode."""
+    if settings.mode == "live":
+        return {}
+    port = values.get("MARKETLAKE_SANDBOX__PROXY_PORT", settings.sandbox.proxy_port)
+    return {
+        "MARKETLAKE_EGRESS__PROXY_URL": f"http://{{session}}@{settings.sandbox.host}:{port}",
+        "MARKETLAKE_EGRESS__CA_BUNDLE": str(settings.home / "sandbox" / "ca.pem"),
+    }

@@ -1,0 +1,13 @@
+"""The vendors that the sandbox speaks for, one module each.
+
+A vendor turns a request and a way to look at the market into an answer, and words its own
+refusals. To add one, write a module with a class that has this protocol and list it in
+:data:`VENDORS`. What does not belong here: transport, faults, clocks.
+"""
+
+from __future__ import annotations
+
+from marketlake.services.sandbox.vendors.wire import Vendor
+from marketlake.services.sandbox.vendors.yahoo import Yahoo
+
+VENDORS: tuple[Vendor, ...] = (Yahoo(),)

@@ -1,0 +1,245 @@
+"""Run the dbt project: one build in this process, for one session or for everything.
+
+Belongs here: how dbt is called and how its failures are named. Does not belong: SQL (``dbt/``)
+and loading the tables that it reads (:mod:`marketlake.storage.warehouse`).
+
+dbt keeps global state, so a process should build once; tasks are processes of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from marketlake.errors import ConfigError, ContractViolation, GateFailed, SourceUnavailable
+from marketlake.settings import PROJECT_ROOT, Settings
+from marketlake.storage.warehouse import Warehouse
+
+PROJECT = PROJECT_ROOT / "dbt"
+
+PRELOAD = (
+    "dbt.cli.main",
+    "dbt.adapters.postgres",
+    "dbt.task.build",
+    "dbt.task.test",
+    "dbt.parser.manifest",
+)
+"""Modules that an executor may import once, so that each forked task need not."""
+
+_INPUTS = ("*.sql", "*.yml", "*.csv")
+_GOOD = frozenset({"success", "pass", "warn"})
+_DEAD_CONNECTION = (
+    "could not connect",
+    "connection refused",
+    "connection timed out",
+    "server closed the connection",
+    "terminating connection",
+    "the database system is",
+    "connection already closed",
+)
+
+
+def build(
+    settings: Settings,
+    *,
+    select: str | None,
+    session: date | None,
+    target_dir: Path,
+    full_refresh: bool = False,
+) -> dict[str, Any]:
+    """Build and test the models; return the ``nodes`` and ``engine`` of ``core_warehouse__build``.
+
+    With a ``session``, only that session's rows are replaced, unless the tables do not exist yet
+    or were made by other SQL: then, as without a session, everything is built from scratch.
+    ``select`` narrows the build to a dbt selection. dbt's own files go to ``target_dir``.
+
+    Raises
+    ------
+    GateFailed
+        When a test fails; the message names each and its number of failing rows.
+    SourceUnavailable
+        When Postgres cannot be reached or goes away.
+    ContractViolation
+        When a model does not build, for example because it breaks its own contract.
+    ConfigError
+        When dbt does not accept the project.
+    """
+    fingerprint = project_fingerprint()
+    if session is not None and not full_refresh and select is None:
+        full_refresh = _recorded_fingerprint(settings) != fingerprint
+    only = None if full_refresh else session
+    options = _selection(select, only)
+    if full_refresh:
+        options.append("--full-refresh")
+    whole = only is None and select is None
+    variables = {
+        "session": only and only.isoformat(),
+        "fingerprint": fingerprint if whole else None,
+    }
+    with _environment(settings):
+        outcome = _invoke(
+            ["build", *options, "--vars", json.dumps(variables)],
+            target_dir=target_dir,
+            manifest=_manifest(settings, fingerprint, target_dir),
+        )
+    nodes = [_node(item) for item in getattr(outcome.result, "results", None) or ()]
+    if not outcome.success:
+        raise _failure(nodes, outcome.exception, target_dir)
+    return {"nodes": nodes, "engine": _engine()}
+
+
+def project_fingerprint() -> str:
+    """Return a hash of every file that decides what the project builds, and of dbt's version."""
+    digest = hashlib.sha256(_engine().encode())
+    for path in sorted(path for pattern in _INPUTS for path in PROJECT.rglob(pattern)):
+        digest.update(path.relative_to(PROJECT).as_posix().encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _engine() -> str:
+    from importlib.metadata import version
+
+    return f"dbt {version('dbt-core')}, dbt-postgres {version('dbt-postgres')}"
+
+
+def _recorded_fingerprint(settings: Settings) -> str | None:
+    """Return the hash that the last successful build of everything left on the marts."""
+    rows = Warehouse(settings.postgres).query(
+        "select obj_description(to_regnamespace('marts'), 'pg_namespace') as fingerprint"
+    )
+    recorded: str | None = rows[0]["fingerprint"]
+    return recorded
+
+
+def _selection(select: str | None, session: date | None) -> list[str]:
+    if select is not None:
+        return ["--select", select]
+    if session is None:
+        return []
+    # Seeds, staging views and unit tests change with the project, not with a session.
+    return ["--select", "tag:session", "--exclude-resource-type", "unit_test"]
+
+
+@contextmanager
+def _environment(settings: Settings) -> Iterator[None]:
+    """Give dbt's profile its connection for the time of one invocation."""
+    postgres = settings.postgres
+    wanted = {
+        "MARKETLAKE_POSTGRES__HOST": postgres.host,
+        "MARKETLAKE_POSTGRES__PORT": str(postgres.port),
+        "MARKETLAKE_POSTGRES__USER": postgres.user,
+        "MARKETLAKE_POSTGRES__WAREHOUSE_DB": postgres.warehouse_db,
+        "MARKETLAKE_POSTGRES__CONNECT_TIMEOUT_S": str(postgres.connect_timeout_s),
+        "DBT_ENV_SECRET_POSTGRES_PASSWORD": postgres.password.get_secret_value(),
+        "DO_NOT_TRACK": "1",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _invoke(arguments: Sequence[str], *, target_dir: Path, manifest: Any) -> Any:
+    # Imported here: dbt takes seconds to import, and only a build should pay.
+    from dbt.cli.main import dbtRunner
+
+    return dbtRunner(manifest=manifest).invoke(
+        [
+            *arguments,
+            "--project-dir",
+            str(PROJECT),
+            "--profiles-dir",
+            str(PROJECT),
+            "--target-path",
+            str(target_dir),
+            "--log-path",
+            str(target_dir / "logs"),
+            "--log-level",
+            "none",
+            "--log-level-file",
+            "info",
+            "--no-partial-parse",
+            "--no-print",
+        ]
+    )
+
+
+def _manifest(settings: Settings, fingerprint: str, target_dir: Path) -> Any:
+    """Return the parsed project, kept beside the platform's state: parsing costs seconds."""
+    from dbt.contracts.graph.manifest import Manifest
+    from dbt.parser.manifest import extended_mashumaro_encoder, extended_mashumuro_decoder
+
+    kept = settings.home / "dbt" / f"manifest-{fingerprint[:16]}.msgpack"
+    if kept.is_file():
+        return Manifest.from_msgpack(kept.read_bytes(), decoder=extended_mashumuro_decoder)
+    outcome = _invoke(["parse"], target_dir=target_dir, manifest=None)
+    if not outcome.success:
+        raise _failure([], outcome.exception, target_dir)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    written = kept.with_suffix(f".{os.getpid()}")
+    written.write_bytes(outcome.result.to_msgpack(extended_mashumaro_encoder))
+    written.replace(kept)
+    return outcome.result
+
+
+def _node(item: Any) -> dict[str, Any]:
+    return {
+        "id": item.node.unique_id,
+        "status": str(item.status),
+        "seconds": round(item.execution_time, 3),
+        "message": item.message,
+        "failing_rows": item.failures,
+    }
+
+
+def _failure(
+    nodes: Sequence[Mapping[str, Any]], exception: BaseException | None, target_dir: Path
+) -> ConfigError | ContractViolation | GateFailed | SourceUnavailable:
+    """Return the error that says best what went wrong; a dead database explains all the rest."""
+    broken = [node for node in nodes if node["status"] == "error"]
+    failed = [node for node in nodes if node["status"] not in _GOOD and node not in broken]
+    texts = [str(node["message"]) for node in broken] + ([str(exception)] if exception else [])
+    if any(sign in text.lower() for text in texts for sign in _DEAD_CONNECTION):
+        return SourceUnavailable(
+            expected="Postgres to answer dbt",
+            was=texts[0],
+            where="dbt build",
+            todo="start the platform's Postgres (`marketlake status`), then try again",
+        )
+    if broken:
+        return ContractViolation(
+            expected="every model to build",
+            was="; ".join(f"{node['id']}: {node['message']}" for node in broken),
+            where=f"dbt build, log in {target_dir / 'logs'}",
+            todo="correct the model, or the contract of what it reads",
+        )
+    if failed:
+        return GateFailed(
+            expected="every dbt test to pass",
+            was="; ".join(
+                f"{node['id']}: {node['message']}"
+                for node in failed
+                if node["status"] != "skipped"
+            ),
+            where="dbt build",
+            todo="read the failing rows with the test's SQL; what depends on it was not built",
+        )
+    return ConfigError(
+        expected="dbt to accept the project",
+        was=str(exception),
+        where=str(PROJECT),
+        todo="run `dbt parse --project-dir dbt --profiles-dir dbt` and correct what it names",
+    )

@@ -1,0 +1,275 @@
+"""One S3 endpoint: get, put, copy, delete and list objects, with our errors and time bounds.
+
+Belongs here: how requests are made and how their failures are named. Does not belong: what the
+keys and bytes mean (``lake``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import boto3
+import botocore.session
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.httpsession import URLLib3Session
+from botocore.utils import get_environ_proxies
+
+from marketlake.errors import AuthFailed, ConfigError, MarketlakeError, NotFound, SourceUnavailable
+from marketlake.settings import LakeSettings
+
+CONNECTIONS = 16
+_ATTEMPTS = 2
+_CONNECT_TIMEOUT_S = 5.0
+_ABSENT = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
+_REFUSED = {
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AuthorizationHeaderMalformed",
+    "403",
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object's bytes with the version that they are."""
+
+    body: bytes
+    version_id: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One key of a listing; ``etag`` changes with the object's content."""
+
+    key: str
+    etag: str
+
+
+class ObjectStore:
+    """Objects of one S3 endpoint. Threads may share it; forked processes may not."""
+
+    def __init__(self, settings: LakeSettings) -> None:
+        self._settings = settings
+
+    def get(self, bucket: str, key: str, *, version_id: str | None = None) -> Stored:
+        """Return an object, or exactly one version of it; NotFound when there is none.
+
+        Signed and sent without boto3's client, whose work for each call costs three times the
+        request itself when hundreds of small objects are read.
+        """
+        url = f"{self._settings.endpoint_url.rstrip('/')}/{bucket}/{quote(key)}"
+        if version_id is not None:
+            url += "?" + urlencode({"versionId": version_id})
+        with self._named_errors(f"s3://{bucket}/{key}"):
+            answer = self._send(AWSRequest("GET", url))
+        if answer.status_code == 200:
+            return Stored(answer.content, answer.headers.get("x-amz-version-id", "null"))
+        raise self._refusal(
+            f"s3://{bucket}/{key}",
+            code=_error_text(answer.content, "Code") or str(answer.status_code),
+            said=_error_text(answer.content, "Message"),
+        )
+
+    def put(self, bucket: str, key: str, body: bytes, *, content_type: str) -> str:
+        """Store an object and return its version; ConfigError where none are kept."""
+        with self._named_errors(f"s3://{bucket}/{key}"):
+            answer = self._client.put_object(
+                Bucket=bucket, Key=key, Body=body, ContentType=content_type
+            )
+        return self._version(answer, bucket)
+
+    def copy(self, bucket: str, source: str, version_id: str, *, to: str) -> str:
+        """Copy one version of an object to another key and return the new version."""
+        with self._named_errors(f"s3://{bucket}/{to}"):
+            answer = self._client.copy_object(
+                Bucket=bucket,
+                Key=to,
+                CopySource={"Bucket": bucket, "Key": source, "VersionId": version_id},
+            )
+        return self._version(answer, bucket)
+
+    def delete(self, bucket: str, key: str, version_id: str) -> None:
+        """Remove one version of an object, leaving no trace of it."""
+        with self._named_errors(f"s3://{bucket}/{key}"):
+            self._client.delete_object(Bucket=bucket, Key=key, VersionId=version_id)
+
+    def list(self, bucket: str, prefix: str, *, after: str = "", until: str = "") -> list[Listed]:
+        """Return the keys below ``prefix``, sorted, between ``after`` and ``until`` if given."""
+        found: list[Listed] = []
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, **({"StartAfter": after} if after else {})
+        )
+        with self._named_errors(f"s3://{bucket}/{prefix}"):
+            for page in pages:
+                entries = page.get("Contents", [])
+                found += (Listed(entry["Key"], entry["ETag"]) for entry in entries)
+                if until and entries and entries[-1]["Key"] > until:
+                    break
+        return [item for item in found if not until or item.key <= until]
+
+    def ensure_versioned_bucket(self, bucket: str) -> None:
+        """Create the bucket if it is not there, and keep every version of its objects."""
+        with self._named_errors(f"bucket {bucket}"):
+            if not self._has_bucket(bucket):
+                self._client.create_bucket(Bucket=bucket, **self._location)
+            self._client.put_bucket_versioning(
+                Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+            )
+
+    def ensure_locked_bucket(self, bucket: str, *, retention_days: int) -> None:
+        """Create a bucket whose objects nobody can remove for some days; ConfigError if it
+        exists without an object lock.
+        """
+        with self._named_errors(f"bucket {bucket}"):
+            if self._has_bucket(bucket):
+                self._require_lock(bucket)
+                return
+            self._client.create_bucket(
+                Bucket=bucket, ObjectLockEnabledForBucket=True, **self._location
+            )
+            self._client.put_object_lock_configuration(
+                Bucket=bucket,
+                ObjectLockConfiguration={
+                    "ObjectLockEnabled": "Enabled",
+                    "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": retention_days}},
+                },
+            )
+
+    @cached_property
+    def _client(self) -> Any:
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self._settings.endpoint_url,
+            region_name=self._settings.region,
+            aws_access_key_id=self._settings.access_key.get_secret_value(),
+            aws_secret_access_key=self._settings.secret_key.get_secret_value(),
+            config=Config(
+                s3={"addressing_style": "path"},
+                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                connect_timeout=min(_CONNECT_TIMEOUT_S, self._settings.timeout_s),
+                read_timeout=self._settings.timeout_s,
+                max_pool_connections=CONNECTIONS,
+            ),
+        )
+
+    @cached_property
+    def _http(self) -> URLLib3Session:
+        return URLLib3Session(
+            timeout=(min(_CONNECT_TIMEOUT_S, self._settings.timeout_s), self._settings.timeout_s),
+            max_pool_connections=CONNECTIONS,
+            # What boto3's own client takes from the environment.
+            verify=botocore.session.get_session().get_config_variable("ca_bundle") or True,
+            proxies=get_environ_proxies(self._settings.endpoint_url),
+        )
+
+    @cached_property
+    def _signer(self) -> S3SigV4Auth:
+        credentials = Credentials(
+            self._settings.access_key.get_secret_value(),
+            self._settings.secret_key.get_secret_value(),
+        )
+        return S3SigV4Auth(credentials, "s3", self._settings.region)
+
+    @property
+    def _location(self) -> dict[str, Any]:
+        # S3 refuses its own default region as a constraint.
+        if self._settings.region == "us-east-1":
+            return {}
+        return {"CreateBucketConfiguration": {"LocationConstraint": self._settings.region}}
+
+    def _send(self, request: AWSRequest) -> Any:
+        self._signer.add_auth(request)
+        for attempt in range(_ATTEMPTS):
+            try:
+                answer = self._http.send(request.prepare())
+            except HTTPClientError:
+                # A kept connection that the server closed meanwhile looks like this once.
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+            else:
+                if answer.status_code < 500 or attempt + 1 == _ATTEMPTS:
+                    return answer
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _version(self, answer: Mapping[str, Any], bucket: str) -> str:
+        # Some stores make a bucket, without versions, for the first object that is put into it.
+        if "VersionId" not in answer:
+            raise ConfigError(
+                expected="a bucket that keeps every version",
+                was="a bucket that keeps one",
+                where=f"bucket {bucket} at {self._settings.endpoint_url}",
+                todo="prepare the buckets with `marketlake up`",
+            )
+        return str(answer["VersionId"])
+
+    def _has_bucket(self, bucket: str) -> bool:
+        try:
+            self._client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if str(error.response.get("Error", {}).get("Code")) in {*_ABSENT, "NoSuchBucket"}:
+                return False
+            raise
+        return True
+
+    def _require_lock(self, bucket: str) -> None:
+        try:
+            self._client.get_object_lock_configuration(Bucket=bucket)
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code"))
+            if code not in {"ObjectLockConfigurationNotFoundError", *_ABSENT}:
+                raise
+            raise ConfigError(
+                expected="a bucket with an object lock",
+                was="a bucket that was created without one",
+                where=f"bucket {bucket}",
+                todo="set MARKETLAKE_LAKE__WORM_BUCKET to a name that is not taken",
+            ) from error
+
+    @contextmanager
+    def _named_errors(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            fault = error.response.get("Error", {})
+            raise self._refusal(
+                where, code=str(fault.get("Code", "")), said=str(fault.get("Message", ""))
+            ) from error
+        except BotoCoreError as error:
+            raise SourceUnavailable(
+                expected=f"an answer of the lake store within {self._settings.timeout_s:g} s",
+                was=str(error),
+                where=f"{where} at {self._settings.endpoint_url}",
+                todo="start the store (`marketlake up`) or correct MARKETLAKE_LAKE__ENDPOINT_URL",
+            ) from error
+
+    def _refusal(self, where: str, *, code: str, said: str) -> MarketlakeError:
+        kind: type[MarketlakeError] = SourceUnavailable
+        todo = "look at the store's log and its free disk space, then try again"
+        if code in _ABSENT:
+            kind, todo = NotFound, "look at the key; nothing is stored there"
+        elif code in _REFUSED:
+            kind, todo = AuthFailed, "correct MARKETLAKE_LAKE__ACCESS_KEY and __SECRET_KEY"
+        elif code == "NoSuchBucket":
+            kind, todo = ConfigError, "prepare the buckets with `marketlake up`"
+        return kind(
+            expected="the lake store to carry out a request",
+            was=f"{code}: {said}",
+            where=f"{where} at {self._settings.endpoint_url}",
+            todo=todo,
+        )
+
+
+def _error_text(body: bytes, name: str) -> str:
+    """Return what stands in one element of an S3 error document, or nothing."""
+    _, _, rest = body.decode(errors="replace").partition(f"<{name}>")
+    return rest.partition(f"</{name}>")[0]

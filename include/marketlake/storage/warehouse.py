@@ -1,0 +1,266 @@
+"""The warehouse: contract tables in Postgres, for dbt and for people who write SQL.
+
+Belongs here: creating, loading and reading those tables. Does not belong: marts (dbt), the ledger
+(a database of its own), and any number made from numbers.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg.rows import dict_row
+
+from marketlake.contracts.arrow import conform
+from marketlake.contracts.catalog import CATALOG
+from marketlake.contracts.ddl import column_type, create_statements, quoted, relation
+from marketlake.contracts.model import Contract, Kind
+from marketlake.errors import (
+    AuthFailed,
+    ConfigError,
+    ContractViolation,
+    SourceUnavailable,
+    Timeout,
+)
+from marketlake.settings import PostgresSettings
+
+_COPY_ROWS = 50_000
+_ANALYZE_FROM_ROWS = 5_000
+
+# In binary form a date is a 4-byte integer, an instant an 8-byte one, both from 2000-01-01. Sent
+# as integers they cost a twentieth of dates and datetimes; arrays go as bytes made once.
+_WIRE_TYPES: dict[Kind, str] = {
+    "string": "text",
+    "int64": "int8",
+    "float64": "float8",
+    "bool": "bool",
+    "date": "int4",
+    "timestamp_utc": "int8",
+    "strings": "bytea",
+    "binary": "bytea",
+}
+_EPOCH_DAYS = 10_957
+_DAY_US = 86_400_000_000
+_TEXT_OID = 25
+
+_COLUMNS = """
+    select a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull
+    from pg_attribute as a
+    where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped
+    order by a.attnum
+"""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one load changed; a replay of the same rows changes nothing."""
+
+    inserted: int
+    deleted: int
+
+
+class Warehouse:
+    """One Postgres database. Every call connects for itself and is one transaction."""
+
+    def __init__(self, settings: PostgresSettings) -> None:
+        self._settings = settings
+
+    @property
+    def conninfo(self) -> str:
+        """Return a libpq connection string; it holds the password, so never log it."""
+        return self._settings.conninfo(self._settings.warehouse_db)
+
+    def ensure_schema(self) -> None:
+        """Create the table of every warehouse contract that has none yet.
+
+        Raises
+        ------
+        ConfigError
+            When a table exists with other columns than its contract's.
+        """
+        with self._transaction() as connection:
+            _lock(connection, "schema")
+            for contract in CATALOG:
+                if contract.warehouse:
+                    _ensure_table(connection, contract)
+
+    def load(self, contract: Contract, table: pa.Table, *, sessions: Sequence[date]) -> Loaded:
+        """Make the table hold exactly these rows for these sessions, in one transaction.
+
+        Rows that are already there and equal stay untouched. A missing number (null or NaN) is
+        stored as NULL.
+        """
+        covered = sorted(set(sessions))
+        incoming = _require_loadable(contract, table, covered)
+        target = relation(contract)
+        same_key = " and ".join(f"i.{quoted(name)} = t.{quoted(name)}" for name in contract.key)
+        with self._transaction() as connection:
+            _lock(connection, target)
+            connection.execute(f"create temporary table incoming (like {target}) on commit drop")
+            _copy(connection, contract, incoming)
+            if incoming.num_rows >= _ANALYZE_FROM_ROWS:
+                connection.execute("analyze incoming")
+            # Only names from contracts are put into the text, and those are quoted.
+            deleted = connection.execute(
+                f"delete from {target} as t where t.session = any(%s) and not exists ("  # noqa: S608
+                f"select from incoming as i where {same_key} and i is not distinct from t)",
+                (covered,),
+            ).rowcount
+            inserted = connection.execute(
+                f"insert into {target} select i.* from incoming as i where not exists ("  # noqa: S608
+                f"select from {target} as t where {same_key})"
+            ).rowcount
+        return Loaded(inserted=inserted, deleted=deleted)
+
+    def query(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[dict[str, Any]]:
+        """Return the rows of one reading statement; it cannot change anything."""
+        with (
+            self._transaction(read_only=True) as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            return cursor.execute(sql, params).fetchall()
+
+    @contextmanager
+    def _transaction(self, *, read_only: bool = False) -> Iterator[psycopg.Connection]:
+        """Yield a connection whose work is committed together; name its failures."""
+        where = (
+            f"postgres {self._settings.host}:{self._settings.port}/{self._settings.warehouse_db}"
+        )
+        limit_s = self._settings.statement_timeout_s
+        try:
+            with psycopg.connect(
+                self.conninfo,
+                application_name="marketlake",
+                options=f"-c statement_timeout={limit_s * 1000} -c timezone=UTC",
+            ) as connection:
+                connection.read_only = read_only
+                yield connection
+        except psycopg.errors.QueryCanceled as error:
+            raise Timeout(
+                expected=f"a statement that ends within {limit_s} s",
+                was=str(error),
+                where=where,
+                todo="ask for less, or raise MARKETLAKE_POSTGRES__STATEMENT_TIMEOUT_S",
+            ) from error
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise ConfigError(
+                expected="the warehouse tables",
+                was=str(error),
+                where=where,
+                todo="run `marketlake up`, which creates them",
+            ) from error
+        except psycopg.OperationalError as error:
+            if "authentication failed" in str(error):
+                raise AuthFailed(
+                    expected="Postgres to accept the password",
+                    was=str(error),
+                    where=where,
+                    todo="correct MARKETLAKE_POSTGRES__USER and __PASSWORD",
+                ) from error
+            raise SourceUnavailable(
+                expected="the warehouse to answer",
+                was=str(error),
+                where=where,
+                todo="start it (`marketlake up`), look at its log and its free disk space",
+            ) from error
+
+
+def _ensure_table(connection: psycopg.Connection, contract: Contract) -> None:
+    present = _present_columns(connection, contract)
+    if not present:
+        for statement in create_statements(contract):
+            connection.execute(statement)
+        return
+    declared = [(item.name, column_type(item), not item.nullable) for item in contract.fields]
+    if present != declared:
+        drift = [item for item in declared if item not in present]
+        drift += [item for item in present if item not in declared]
+        raise ConfigError(
+            expected=f"the columns of {contract.name} in their order",
+            was="other " + (", ".join(f"{name} {kind}" for name, kind, _ in drift) or "order"),
+            where=f"table {relation(contract)}",
+            todo="drop the table, run `marketlake up`, and load it again from the lake",
+        )
+
+
+def _present_columns(
+    connection: psycopg.Connection, contract: Contract
+) -> list[tuple[str, str, bool]]:
+    return connection.execute(_COLUMNS, (relation(contract),)).fetchall()
+
+
+def _require_loadable(contract: Contract, table: pa.Table, covered: Sequence[date]) -> pa.Table:
+    """Return the table in its contract's shape; every row must be of the named sessions."""
+    if not contract.warehouse:
+        raise ConfigError(
+            expected="a contract with warehouse=True",
+            was=contract.name,
+            where="Warehouse.load",
+            todo="mark it in contracts/catalog.py",
+        )
+    shaped = conform(contract, table)
+    strays = sorted(set(pc.unique(shaped.column("session")).to_pylist()) - set(covered))
+    if strays:
+        raise ContractViolation(
+            expected="rows of the sessions that are loaded",
+            was="rows of " + ", ".join(day.isoformat() for day in strays[:10]),
+            where=f"Warehouse.load of {contract.name}",
+            todo="name every session of the table in `sessions`",
+        )
+    return shaped
+
+
+def _copy(connection: psycopg.Connection, contract: Contract, table: pa.Table) -> None:
+    """Copy rows into ``incoming`` in Postgres' binary form, a bounded number at a time."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy("copy incoming from stdin (format binary)") as copy,
+    ):
+        copy.set_types([_WIRE_TYPES[item.kind] for item in contract.fields])
+        for batch in table.to_batches(max_chunksize=_COPY_ROWS):
+            columns = [
+                _wire_values(item.kind, column)
+                for item, column in zip(contract.fields, batch.columns, strict=True)
+            ]
+            for row in zip(*columns, strict=True):
+                copy.write_row(row)
+
+
+def _wire_values(kind: Kind, column: pa.Array) -> list[Any]:
+    """Return values whose binary form is that of the column's own type, cheaply made."""
+    if kind == "date":
+        column = pc.subtract(column.cast(pa.int32()), pa.scalar(_EPOCH_DAYS, pa.int32()))
+    elif kind == "timestamp_utc":
+        column = pc.subtract(column.cast(pa.int64()), _EPOCH_DAYS * _DAY_US)
+    values: list[Any] = column.to_pylist()
+    if kind == "strings":
+        return [None if value is None else _text_array(tuple(value)) for value in values]
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _text_array(values: tuple[str | None, ...]) -> bytes:
+    """Return the binary form of a ``text[]``; most rows repeat a few lists."""
+    header = struct.pack("!iiI", 1 if values else 0, int(None in values), _TEXT_OID)
+    if not values:
+        return header
+    parts = [header, struct.pack("!ii", len(values), 1)]
+    for value in values:
+        encoded = b"" if value is None else value.encode()
+        parts.append(struct.pack("!i", -1 if value is None else len(encoded)) + encoded)
+    return b"".join(parts)
+
+
+def _lock(connection: psycopg.Connection, name: str) -> None:
+    # Two writers of one table take turns, so that neither sees half of the other.
+    connection.execute("select pg_advisory_xact_lock(hashtext(%s))", (f"marketlake {name}",))

@@ -1,0 +1,96 @@
+"""The commands about the platform, run as a person runs them: in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+MARKETLAKE = Path(sysconfig.get_path("scripts")) / "marketlake"
+
+
+def marketlake(
+    home: Path, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(MARKETLAKE), *arguments],
+        env=os.environ | {"MARKETLAKE_HOME": str(home), "COLUMNS": "100"} | (env or {}),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_lists_the_commands_of_the_readme(tmp_path: Path) -> None:
+    shown = marketlake(tmp_path, "--help")
+    assert shown.returncode == 0
+    for command in ("up", "down", "status", "backfill", "doctor", "run", "train", "logs", "clean"):
+        assert f"│ {command} " in shown.stdout
+
+
+def test_status_of_a_platform_that_never_ran_says_down_and_makes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "never"
+    shown = marketlake(home, "status", "--json")
+    document = json.loads(shown.stdout)
+    assert shown.returncode == 1
+    assert {one["state"] for one in document["components"]} == {"down"}
+    assert document["ready"] is False
+    assert document["ui_url"].startswith("http://127.0.0.1:")
+    assert not home.exists()
+
+
+def test_a_wrong_setting_is_named_and_exits_with_two(tmp_path: Path) -> None:
+    wrong = marketlake(tmp_path, "status", env={"MARKETLAKE_POSTGRES__PORT": "many"})
+    assert wrong.returncode == 2
+    assert "MARKETLAKE_POSTGRES__PORT" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_doctor_answers_every_question(tmp_path: Path) -> None:
+    shown = marketlake(tmp_path, "doctor", "--json")
+    findings = {one["subject"]: one for one in json.loads(shown.stdout)}
+    assert set(findings) == {
+        "python", "packages", "settings", "disk", "memory", "user", "components"
+    }  # fmt: skip
+    assert findings["components"]["found"] == "nothing runs"
+    wrong = [one for one in findings.values() if one["verdict"] == "wrong"]
+    assert shown.returncode == (1 if wrong else 0)
+
+
+def test_doctor_tells_root_that_postgres_cannot_reach_a_closed_folder(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shown = marketlake(closed / "home", "doctor", "--json")
+    (user,) = [one for one in json.loads(shown.stdout) if one["subject"] == "user"]
+    if os.geteuid() == 0:
+        assert user["verdict"] == "wrong"
+        assert "is closed to it" in user["found"]
+    else:
+        assert user["verdict"] == "fine"
+
+
+def test_the_log_of_an_unknown_component_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "scheduler.log").write_text("first\nlast\n")
+    unknown = marketlake(tmp_path, "logs", "nobody")
+    assert unknown.returncode == 1
+    assert "one of scheduler" in unknown.stderr
+    known = marketlake(tmp_path, "logs", "scheduler", "-n", "1")
+    assert known.stdout.splitlines()[-1] == "last"
+    assert "first" not in known.stdout
+
+
+def test_a_backfill_without_a_platform_says_how_to_start_one(tmp_path: Path) -> None:
+    refused = marketlake(tmp_path, "backfill", "--from", "2022-12-28", "--to", "2022-12-28")
+    assert refused.returncode == 1
+    assert "`marketlake up` starts it" in refused.stderr
+
+
+def test_a_backfill_of_a_holiday_makes_no_run(tmp_path: Path) -> None:
+    holiday = marketlake(tmp_path, "backfill", "--from", "2022-12-24", "--to", "2022-12-26")
+    assert holiday.returncode == 0
+    assert holiday.stdout == "no XNYS session from 2022-12-24 to 2022-12-26\n"

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from marketlake.cli.summary import render
+from rich.console import Console
+
+SUMMARY: dict[str, Any] = {
+    "session": "2022-12-23",
+    "sessions": ["2022-12-22", "2022-12-23"],
+    "runs": [
+        {"dag_id": "load_history", "partition_key": None, "state": "success", "seconds": 41.25},
+        {"dag_id": "ingest", "partition_key": "2022-12-22", "state": "failed", "seconds": 1.0},
+        {"dag_id": "ingest", "partition_key": "2022-12-23", "state": "failed", "seconds": 1.0},
+        {"dag_id": "ingest", "partition_key": "2022-12-23", "state": "success", "seconds": 3.5},
+    ],
+    "artifacts": [
+        {
+            "uri": "s3://lake/out/out_reports__daily/session=2022-12-23/part.json",
+            "export_uri": "s3://lake/reports/daily_report_20221223.html",
+            "rows": 1,
+            "sha256": "0123456789abcdef" * 4,
+        }
+    ],
+    "signals": [
+        {
+            "rank": 1,
+            "symbol": "XOM",
+            "side": "long",
+            "score_bps": 12.0,
+            "confidence": 0.51,
+            "confidence_low": 0.50,
+            "confidence_high": 0.52,
+            "confidence_n": 9000,
+            "base_rate": 0.505,
+            "simulated": True,
+        }
+    ],
+    "risk": [{"measure": "var_95_usd", "value": 17000.0, "n": 500}],
+    "gates": [{"session": "2022-12-23", "verdict": "passed", "rows_in": 21, "rows_quarantined": 1}],
+    "planted_faults": [
+        {"session": "2022-12-23", "symbol": "JPM", "story": "swapped", "found_by": ["gate: x"]},
+        {"session": "2022-12-23", "symbol": "KO", "story": "bar missing", "found_by": []},
+    ],
+    "ledger": {"ok": True, "size": 1234, "root_hash": "ab" * 32, "faults": []},
+    "ui": {
+        "url": "http://127.0.0.1:19080",
+        "user": "admin",
+        "report_export": "s3://lake/reports/daily_report_20221223.html",
+    },
+    "try_next": [{"command": "marketlake signals", "shows": "all signals"}],
+}
+
+
+def _printed(summary: dict[str, Any]) -> str:
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(render(summary, login="user admin"))
+    return captured.get()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "41.2 s",
+        "3.5 s",
+        "s3://lake/reports/daily_report_20221223.html",
+        "0123456789ab",
+        "+12.0 bps",
+        "51.0% [50.0%, 52.0%]",
+        "9,000",
+        "50.5%",
+        "simulated",
+        "17,000.00 USD",
+        "gate: x",
+        "NOT FOUND",
+        "verified: 1,234 entries, root abab",
+        "http://127.0.0.1:19080  user admin",
+        "marketlake signals",
+    ],
+)
+def test_a_person_reads(part: str) -> None:
+    assert part in _printed(SUMMARY)
+
+
+def test_the_newest_run_of_a_session_is_shown() -> None:
+    (row,) = [line for line in _printed(SUMMARY).splitlines() if line.startswith("ingest")]
+    assert row.split() == ["ingest", "failed", "3.5", "s"]
+
+
+def test_a_ledger_that_does_not_verify_lists_its_faults() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    summary["ledger"] |= {"ok": False, "faults": ["entry 7: its bytes differ"]}
+    assert "NOT VERIFIED" in _printed(summary)
+    assert "entry 7: its bytes differ" in _printed(summary)
+
+
+def test_without_planted_faults_it_says_so() -> None:
+    assert "none in these sessions" in _printed(SUMMARY | {"planted_faults": []})

@@ -1,0 +1,234 @@
+"""The house style, enforced on every DAG file: what a reader may rely on without looking."""
+
+import ast
+import importlib
+import inspect
+import statistics
+from pathlib import Path
+
+import pytest
+from marketlake.orchestration.style import POOL_YAHOO, TAG_FAMILIES, Tag
+from marketlake.services.platform.airflow import POOLS
+from marketlake.settings import PROJECT_ROOT
+
+FILES = sorted((PROJECT_ROOT / "dags").glob("*.py"))
+CHAIN = [
+    "ingest_market_data",
+    "validate_market_data",
+    "build_warehouse",
+    "build_features",
+    "predict_signals",
+    "assess_risk",
+    "report_daily",
+]
+ON_DEMAND = ["archive_lake", "load_history", "train_models"]
+VENDOR_TASKS = [("ingest_market_data", "fetch"), ("load_history", "load_year")]
+GATES = [("validate_market_data", "gate"), ("archive_lake", "verify_ledger")]
+
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+every_dag = pytest.mark.parametrize("dag_id", [*CHAIN, *ON_DEMAND])
+
+
+def steps_called(path: Path) -> list[tuple[str, str, set[str]]]:
+    """Return (pipeline module, function, keyword names) of each ``run_step`` call in a file."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "run_step"
+    ]
+    return [
+        (
+            call.args[0].value.id,
+            call.args[0].attr,
+            {keyword.arg for keyword in call.keywords} - {"as_of"},
+        )
+        for call in calls
+    ]
+
+
+def imports_of(path: Path, *, top_level_only: bool) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+# ---------- files
+
+
+def test_the_dags_are_the_ones_of_the_design_and_every_file_declares_its_own(parsed_files):
+    declared = {name: list(parsed["dags"]) for name, parsed in parsed_files.items()}
+
+    assert declared == {f"{dag_id}.py": [dag_id] for dag_id in [*CHAIN, *ON_DEMAND]}
+
+
+@every_file
+def test_a_dag_file_parses_without_an_error(parsed_files, path):
+    assert parsed_files[path.name]["errors"] == {}
+
+
+@every_file
+def test_a_dag_file_parses_in_less_than_a_second(parsed_files, path):
+    assert parsed_files[path.name]["cpu_seconds"] < 1
+
+
+@every_file
+def test_parsing_a_dag_file_imports_nothing_heavy(parsed_files, path):
+    assert parsed_files[path.name]["heavy"] == []
+
+
+@every_file
+def test_a_dag_file_declares_and_does_not_compute(path):
+    source = path.read_text()
+
+    assert imports_of(path, top_level_only=True) <= {
+        "airflow.sdk",
+        "marketlake.orchestration.assets",
+        "marketlake.orchestration.retries",
+        "marketlake.orchestration.style",
+        "marketlake.orchestration.tasks",
+        "marketlake.orchestration.timetable",
+        "marketlake.settings",
+    }
+    assert imports_of(path, top_level_only=False) - imports_of(path, top_level_only=True) == {
+        "marketlake.pipelines"
+    }
+    assert "environ" not in source
+    assert "logical_date" not in source
+
+
+def test_dag_files_are_short():
+    lines = [len(path.read_text().splitlines()) for path in FILES]
+
+    assert statistics.median(lines) <= 60
+    assert max(lines) <= 120
+
+
+@every_file
+def test_every_step_a_dag_calls_exists_in_its_pipeline_and_takes_what_it_is_given(path):
+    calls = steps_called(path)
+
+    assert calls
+    for module, function, keywords in calls:
+        assert module == path.stem
+        step = getattr(importlib.import_module(f"marketlake.pipelines.{module}"), function)
+        inspect.signature(step).bind("ctx", "session", **dict.fromkeys(keywords))
+
+
+# ---------- what people see
+
+
+@every_dag
+def test_a_dag_says_what_it_does_and_what_to_do_when_it_fails(dags, dag_id):
+    what, found, triage = dags[dag_id]["doc"].partition("**Triage**")
+
+    assert found
+    assert len(what.split()) >= 15
+    assert any(f"`{task_id}`" in triage for task_id in dags[dag_id]["tasks"])
+
+
+@every_dag
+def test_a_dag_has_one_tag_of_each_family(dags, dag_id):
+    tags = dags[dag_id]["tags"]
+
+    assert set(tags) <= {tag.value for tag in Tag}
+    assert sorted(tag.partition("/")[0] for tag in tags) == sorted(TAG_FAMILIES)
+
+
+@every_dag
+def test_every_task_has_an_owner_and_a_bound_on_its_time(dags, dag_id):
+    for task in dags[dag_id]["tasks"].values():
+        assert task["owner"] not in {"", "airflow"}
+        assert 0 < task["execution_timeout_s"] <= 3600
+
+
+@every_dag
+def test_a_mapped_task_names_its_instances(dags, dag_id):
+    for task in dags[dag_id]["tasks"].values():
+        assert bool(task["map_index_template"]) == task["mapped"]
+
+
+# ---------- failures
+
+
+@every_dag
+def test_every_task_retries_by_the_error_tree_and_gates_never_do(dags, dag_id):
+    for task_id, task in dags[dag_id]["tasks"].items():
+        assert task["retry_policy"] == "ErrorTreePolicy"
+        assert task["retry_backoff"] > 1
+        assert (task["retries"] == 0) == ((dag_id, task_id) in GATES)
+
+
+def test_tasks_that_call_a_vendor_are_in_its_pool_and_no_others_are(dags):
+    in_the_pool = [
+        (dag_id, task_id)
+        for dag_id, dag in dags.items()
+        for task_id, task in dag["tasks"].items()
+        if task["pool"] == POOL_YAHOO
+    ]
+
+    assert sorted(in_the_pool) == VENDOR_TASKS
+
+
+@every_dag
+def test_every_pool_is_one_that_the_platform_creates(dags, dag_id):
+    for task in dags[dag_id]["tasks"].values():
+        assert task["pool"] in {"default_pool", *POOLS}
+
+
+# ---------- schedule
+
+
+@every_dag
+def test_nothing_catches_up_by_itself(dags, dag_id):
+    assert dags[dag_id]["catchup"] is False
+
+
+@pytest.mark.parametrize("dag_id", CHAIN)
+def test_a_daily_dag_has_exactly_one_unmapped_publish_task_with_the_only_outlet(dags, dag_id):
+    tasks = dags[dag_id]["tasks"]
+
+    emitting = {task_id: task for task_id, task in tasks.items() if task["outlets"]}
+    assert list(emitting) == ["publish"]
+    assert len(emitting["publish"]["outlets"]) == 1
+    assert not emitting["publish"]["mapped"]
+    assert emitting["publish"]["downstream"] == []
+    # Whatever is cleared, the publish task runs after it, and with it every DAG downstream.
+    assert [task_id for task_id, task in tasks.items() if not task["downstream"]] == ["publish"]
+
+
+def test_each_daily_dag_waits_for_exactly_the_asset_of_the_one_before(dags):
+    emitted = [dags[dag_id]["tasks"]["publish"]["outlets"] for dag_id in CHAIN]
+    waited_for = [dags[dag_id]["schedule"]["waits_for"] for dag_id in CHAIN]
+
+    assert waited_for == [[], *emitted[:-1]]
+    assert len({name for [name] in emitted}) == len(CHAIN)
+
+
+@pytest.mark.parametrize("dag_id", CHAIN)
+def test_the_partition_key_goes_down_the_chain_unchanged(dags, dag_id):
+    schedule = dags[dag_id]["schedule"]
+
+    if dag_id == CHAIN[0]:
+        assert schedule["timetable"] == "ExchangeSessionTimetable"
+    else:
+        assert schedule["timetable"] == "PartitionedAssetTimetable"
+        assert schedule["partition_mapper"] == "IdentityMapper"
+
+
+@pytest.mark.parametrize("dag_id", CHAIN)
+def test_sessions_run_side_by_side(dags, dag_id):
+    assert dags[dag_id]["max_active_runs"] >= 5
+
+
+@pytest.mark.parametrize("dag_id", ON_DEMAND)
+def test_an_on_demand_dag_takes_dates_emits_nothing_and_runs_alone(dags, dag_id):
+    dag = dags[dag_id]
+
+    assert dag["schedule"]["timetable"] == "NullTimetable"
+    assert dag["params"]
+    for schema in dag["params"].values():
+        assert schema["format"] == "date"
+        assert schema["description"]
+    assert not any(task["outlets"] for task in dag["tasks"].values())
+    assert dag["max_active_runs"] == 1

@@ -1,0 +1,298 @@
+"""The marts, built in a real Postgres from twenty stocks' real returns, against pandas."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from marketlake.calendars import Calendar
+from marketlake.contracts import Contract
+from marketlake.contracts.catalog import (
+    CORE_MARKET_DAILY_BAR,
+    CORE_SIGNALS_SIGNAL,
+    OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
+)
+from marketlake.errors import GateFailed
+from marketlake.settings import Settings
+from marketlake.storage import dbt_project
+from marketlake.storage.warehouse import Warehouse
+
+LAST = date(2022, 12, 28)
+LAST_THREE = Calendar.of("XNYS").window(LAST, 3)
+FACTS = ("fct_daily_return", "fct_symbol_liquidity", "fct_sector_daily")
+SINGLE_STOCK_SECTORS = {"Industrials"}
+
+
+@pytest.fixture(scope="module")
+def target_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dbt-target")
+
+
+@pytest.fixture(scope="module")
+def first_build(dbt_settings: Settings, loaded: Warehouse, target_dir: Path) -> dict[str, Any]:
+    """Return the first build of a fresh warehouse, asked for one session."""
+    return dbt_project.build(dbt_settings, select=None, session=LAST, target_dir=target_dir)
+
+
+@pytest.fixture
+def built(first_build: dict[str, Any], loaded: Warehouse) -> Warehouse:
+    assert first_build["nodes"]
+    return loaded
+
+
+def frame_of(warehouse: Warehouse, table: str) -> pd.DataFrame:
+    return pd.DataFrame(warehouse.query(f"select * from marts.{table}"))  # noqa: S608
+
+
+def checksums(warehouse: Warehouse) -> dict[str, str]:
+    return {
+        table: warehouse.query(
+            f"select md5(string_agg(t::text, '|' order by t::text)) as m from marts.{table} t"  # noqa: S608
+        )[0]["m"]
+        for table in FACTS
+    }
+
+
+def build_session(settings: Settings, session: date, target_dir: Path) -> dict[str, Any]:
+    return dbt_project.build(settings, select=None, session=session, target_dir=target_dir)
+
+
+def test_a_fresh_warehouse_is_built_whole_and_every_node_succeeds(
+    first_build: dict[str, Any], loaded: Warehouse
+) -> None:
+    assert {node["status"] for node in first_build["nodes"]} == {"success", "pass"}
+    kinds = {node["id"].split(".", 1)[0] for node in first_build["nodes"]}
+    assert {"seed", "model", "test", "unit_test"} <= kinds
+    assert first_build["engine"].startswith("dbt 1.11.")
+    (row,) = loaded.query("select count(distinct session) as n from marts.fct_daily_return")
+    assert row["n"] == 3300
+
+
+def test_total_return_is_the_return_of_the_real_adjusted_close(
+    built: Warehouse, market: Any
+) -> None:
+    returns = frame_of(built, "fct_daily_return").pivot(
+        index="session", columns="symbol", values="total_return"
+    )
+    expected = market.adjusted / market.adjusted.shift(1) - 1
+    assert returns.iloc[0].isna().all()
+    gap = (returns[expected.columns].iloc[1:].astype(float) - expected.iloc[1:]).abs()
+    assert gap.to_numpy().max() < 1e-12
+    assert len(market.actions) > 500
+
+
+def test_liquidity_is_what_pandas_rolls(built: Warehouse, market: Any) -> None:
+    table = frame_of(built, "fct_symbol_liquidity").set_index(["session", "symbol"]).sort_index()
+    assert "^GSPC" not in set(table.index.get_level_values("symbol"))
+    bars = market.bars[market.bars["symbol"] != "^GSPC"]
+    dollars = (
+        bars.assign(dollars=bars["close_usd"] * bars["volume_shares"])
+        .pivot(index="session", columns="symbol", values="dollars")
+        .sort_index()
+    )
+    returns = (market.adjusted / market.adjusted.shift(1) - 1)[dollars.columns]
+    mean = dollars.rolling(20, min_periods=16).mean()
+    # The first session has no return, so the first windows average one value less.
+    moves = (returns.abs() / (dollars / 1e6)).rolling(20, min_periods=15).mean()
+    moves = moves.where(mean.notna())
+    for column, expected in (
+        ("average_dollar_volume_20d_usd", mean),
+        ("dollar_volume_ratio_20d", dollars / mean),
+        ("amihud_illiquidity_20d_per_musd", moves),
+    ):
+        found = table[column].astype(float).unstack("symbol")[dollars.columns]
+        np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-9)
+
+
+def test_sectors_are_equal_weights_of_their_members(built: Warehouse, market: Any) -> None:
+    table = frame_of(built, "fct_sector_daily").set_index(["session", "sector"]).sort_index()
+    returns = (market.adjusted / market.adjusted.shift(1) - 1).loc[LAST]
+    members = market.members[market.members["session"] == LAST]
+    by_sector = members.assign(r=members["symbol"].map(returns)).groupby("sector")["r"]
+    last = table.loc[LAST]
+    for column, expected in (
+        ("mean_return", by_sector.mean()),
+        ("median_return", by_sector.median()),
+        ("return_dispersion", by_sector.std()),
+        ("members", by_sector.size()),
+        ("advancers", by_sector.apply(lambda values: (values > 0).sum())),
+    ):
+        np.testing.assert_allclose(
+            last[column].astype(float).to_numpy(), expected.to_numpy(), rtol=1e-9, err_msg=column
+        )
+
+
+def test_simulation_is_told_by_column_not_by_row(built: Warehouse) -> None:
+    (row,) = built.query(
+        "select (select bool_or(simulated) from marts.fct_daily_return) as returns,"
+        " (select bool_and(simulated) from marts.fct_symbol_liquidity) as liquidity,"
+        " (select bool_or(return_simulated) from marts.fct_sector_daily) as sector_returns,"
+        " (select bool_and(dollar_volume_simulated) from marts.fct_sector_daily) as sector_dollars"
+    )
+    assert row == {
+        "returns": False, "liquidity": True, "sector_returns": False, "sector_dollars": True
+    }  # fmt: skip
+
+
+def test_sessions_built_one_by_one_in_any_order_are_the_whole_build(
+    built: Warehouse, dbt_settings: Settings, target_dir: Path
+) -> None:
+    import psycopg
+
+    whole = checksums(built)
+    with psycopg.connect(built.conninfo) as connection:
+        for table in FACTS:
+            connection.execute(
+                f"delete from marts.{table} where session = any(%s)",  # noqa: S608
+                (LAST_THREE,),
+            )
+    assert checksums(built) != whole
+    for session in (LAST_THREE[2], LAST_THREE[0], LAST_THREE[1]):
+        nodes = build_session(dbt_settings, session, target_dir)["nodes"]
+        assert not [node for node in nodes if node["id"].startswith(("seed.", "unit_test."))]
+    assert checksums(built) == whole
+
+
+def test_a_bar_that_is_gone_leaves_the_marts_with_its_session(
+    built: Warehouse, dbt_settings: Settings, market: Any, target_dir: Path
+) -> None:
+    whole = checksums(built)
+    without = market.bars[~((market.bars["session"] == LAST) & (market.bars["symbol"] == "KO"))]
+    built.load(CORE_MARKET_DAILY_BAR, market.table(without, LAST, LAST), sessions=[LAST])
+    build_session(dbt_settings, LAST, target_dir)
+    count = "select count(*) as n from marts.fct_daily_return where symbol = 'KO' and session = %s"
+    assert built.query(count, (LAST,)) == [{"n": 0}]
+    assert built.query(count, (LAST_THREE[1],)) == [{"n": 1}]
+    built.load(CORE_MARKET_DAILY_BAR, market.table(market.bars, LAST, LAST), sessions=[LAST])
+    build_session(dbt_settings, LAST, target_dir)
+    assert checksums(built) == whole
+
+
+def test_a_missing_session_makes_no_return_that_spans_it(
+    built: Warehouse, dbt_settings: Settings, market: Any, target_dir: Path
+) -> None:
+    middle = LAST_THREE[1]
+    without = market.bars[~((market.bars["session"] == middle) & (market.bars["symbol"] == "XOM"))]
+    built.load(CORE_MARKET_DAILY_BAR, market.table(without, middle, middle), sessions=[middle])
+    build_session(dbt_settings, LAST, target_dir)
+    rows = built.query(
+        "select total_return, previous_session from marts.fct_daily_return"
+        " where symbol = 'XOM' and session = %s",
+        (LAST,),
+    )
+    assert rows == [{"total_return": None, "previous_session": middle}]
+    built.load(CORE_MARKET_DAILY_BAR, market.table(market.bars, middle, middle), sessions=[middle])
+    build_session(dbt_settings, LAST, target_dir)
+
+
+def risk_rows(*, weight_pct: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "session": LAST,
+            "scope": "symbol",
+            "name": name,
+            "measure": "weight_pct",
+            "value": weight_pct,
+            "n": 500,
+            "simulated": False,
+        }
+        for name in ("AAPL", "MSFT")
+    ]
+
+
+def signal_row(symbol: str) -> dict[str, Any]:
+    return {
+        "session": LAST,
+        "symbol": symbol,
+        "score_bps": 12.5,
+        "rank": 1,
+        "side": "long",
+        "confidence": 0.52,
+        "confidence_low": 0.5,
+        "confidence_high": 0.54,
+        "confidence_n": 1000,
+        "base_rate": 0.51,
+        "horizon_sessions": 5,
+        "model_name": "linear",
+        "model_sha256": "0" * 64,
+        "simulated": False,
+        "known_at_utc": datetime(2022, 12, 28, 21, 15, tzinfo=UTC),
+    }
+
+
+def load_rows(warehouse: Warehouse, contract: Contract, rows: list[dict[str, Any]]) -> None:
+    from marketlake.contracts.arrow import schema
+
+    table = pa.Table.from_pylist(rows, schema=schema(contract))
+    warehouse.load(contract, table, sessions=[LAST])
+
+
+def test_signals_and_risk_are_there_as_soon_as_they_are_loaded(built: Warehouse) -> None:
+    load_rows(built, CORE_SIGNALS_SIGNAL, [signal_row("AAPL")])
+    load_rows(built, OUT_RISK_ANALYSIS_PORTFOLIO_RISK, risk_rows(weight_pct=50.0))
+    (signal,) = built.query("select symbol, sector, score_bps from marts.fct_signal")
+    assert signal == {"symbol": "AAPL", "sector": "Information Technology", "score_bps": 12.5}
+    assert len(built.query("select * from marts.fct_portfolio_risk")) == 2
+
+
+@pytest.mark.parametrize(
+    ("contract", "bad", "good", "test"),
+    [
+        (
+            OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
+            risk_rows(weight_pct=49.0),
+            risk_rows(weight_pct=50.0),
+            "assert_book_weights_sum_to_100",
+        ),
+        (CORE_SIGNALS_SIGNAL, [signal_row("NONE")], [signal_row("AAPL")], "no_nulls_fct_signal"),
+    ],
+    ids=["book that does not add up", "signal of a symbol outside the universe"],
+)
+def test_a_relation_that_does_not_hold_fails_the_gate_by_name(
+    built: Warehouse,
+    dbt_settings: Settings,
+    target_dir: Path,
+    contract: Contract,
+    bad: list[dict[str, Any]],
+    good: list[dict[str, Any]],
+    test: str,
+) -> None:
+    load_rows(built, contract, bad)
+    try:
+        with pytest.raises(GateFailed, match=test):
+            build_session(dbt_settings, LAST, target_dir)
+    finally:
+        load_rows(built, contract, good)
+
+
+def test_other_sql_than_the_tables_were_made_by_rebuilds_everything(
+    built: Warehouse, dbt_settings: Settings, target_dir: Path
+) -> None:
+    import psycopg
+
+    with psycopg.connect(built.conninfo) as connection:
+        connection.execute("comment on schema marts is 'another project'")
+        connection.execute("update marts.fct_daily_return set total_return = 0")
+    nodes = build_session(dbt_settings, LAST, target_dir)["nodes"]
+    assert [node for node in nodes if node["id"].startswith("unit_test.")]
+    (row,) = built.query("select count(*) as n from marts.fct_daily_return where total_return <> 0")
+    assert row["n"] > 60_000
+
+
+def test_the_password_is_in_no_file_that_dbt_wrote_and_the_environment_is_as_before(
+    first_build: dict[str, Any], dbt_settings: Settings, target_dir: Path
+) -> None:
+    assert first_build["nodes"]
+    password = dbt_settings.postgres.password.get_secret_value()
+    assert len(password) >= 8
+    files = [path for path in target_dir.rglob("*") if path.is_file()]
+    files += [path for path in dbt_settings.home.rglob("*") if path.is_file()]
+    assert {"manifest.json", "run_results.json", "dbt.log"} <= {path.name for path in files}
+    assert [path for path in files if password.encode() in path.read_bytes()] == []
+    assert "DBT_ENV_SECRET_POSTGRES_PASSWORD" not in os.environ

@@ -1,0 +1,112 @@
+"""What crosses from Airflow into a step, and back."""
+
+from datetime import UTC, date, datetime
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.execution_time.context import set_current_context
+from hypothesis import given
+from hypothesis import strategies as st
+from marketlake.errors import ConfigError, MissingPartition
+from marketlake.orchestration.tasks import (
+    _Recorded,
+    date_param,
+    from_json,
+    identity_of,
+    session_of,
+    to_json,
+)
+from marketlake.storage.ledger import LedgerWriter
+from marketlake.types import ArtifactRef, RunIdentity
+
+TEXT = st.text(max_size=8)
+REFS = st.builds(ArtifactRef, TEXT, TEXT, TEXT, TEXT, st.integers(0, 9), TEXT)
+SCALARS = st.none() | st.booleans() | st.integers() | TEXT
+RESULTS = st.recursive(
+    REFS | SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def context(*, partition_key: str | None = None, params: dict | None = None) -> dict:
+    run = SimpleNamespace(
+        dag_id="report_daily",
+        run_id="manual__1",
+        partition_key=partition_key,
+        run_after=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    ti = SimpleNamespace(
+        dag_id=run.dag_id, run_id=run.run_id, task_id="publish", try_number=2, map_index=None
+    )
+    return {"dag_run": run, "ti": ti, "params": params or {}}
+
+
+@given(RESULTS)
+def test_results_cross_xcom_and_come_back_the_same(result):
+    assert from_json(to_json(result)) == result
+
+
+def test_data_does_not_cross_xcom():
+    with pytest.raises(ConfigError, match="return its ArtifactRef"):
+        to_json([{"frame": {1, 2}}])
+
+
+def test_the_session_of_a_run_is_its_partition_key():
+    assert session_of(context(partition_key="2022-11-25")) == date(2022, 11, 25)
+
+
+def test_a_run_without_a_partition_key_says_how_to_trigger_one():
+    with pytest.raises(ConfigError, match="marketlake backfill") as caught:
+        session_of(context())
+
+    assert "manual__1 of report_daily" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("2022-11-24", "2022-11-23 or 2022-11-25"), ("soon", "YYYY-MM-DD")]
+)
+def test_a_partition_key_that_is_no_session_is_refused(key, said):
+    with pytest.raises(ConfigError, match=said):
+        session_of(context(partition_key=key))
+
+
+def test_a_date_parameter_is_read_from_the_run():
+    with set_current_context(context(params={"as_of": "2022-11-30"})):
+        assert date_param("as_of") == date(2022, 11, 30)
+
+
+def test_an_empty_date_parameter_means_the_end_of_the_market():
+    with set_current_context(context(params={"through": None})):
+        assert date_param("through") == date(2022, 12, 28)
+        # 21, 22, 23, 27 and 28 December are the last five; the 26th was a holiday.
+        assert date_param("through", sessions_before_end=5) == date(2022, 12, 20)
+
+
+@pytest.mark.parametrize(("map_index", "expected"), [(None, -1), (-1, -1), (3, 3)])
+def test_a_task_instance_is_who_computes(map_index, expected):
+    task = context()
+    task["ti"].map_index = map_index
+
+    assert identity_of(task) == RunIdentity("report_daily", "manual__1", "publish", 2, expected)
+
+
+def test_the_ledger_hears_how_a_task_ended(ledger):
+    run = RunIdentity("report_daily", "test_the_ledger_hears", "publish")
+    writer = LedgerWriter(ledger, run)
+
+    with _Recorded(writer, step="good"):
+        pass
+    with (
+        pytest.raises(MissingPartition),
+        _Recorded(writer, step="bad"),
+    ):
+        raise MissingPartition(expected="a", was="b", where="c", todo="d")
+
+    told = [(e.kind, e.payload["step"]) for e in ledger.entries(run_id=run.run_id)]
+    assert told == [
+        ("task_started", "good"),
+        ("task_finished", "good"),
+        ("task_started", "bad"),
+        ("task_failed", "bad"),
+    ]

@@ -1,0 +1,176 @@
+"""One line from vendor to report: complete, the same every time, and blind to the future."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+from marketlake.contracts import Contract
+from marketlake.contracts.catalog import (
+    CATALOG,
+    CORE_FEATURES_DAILY,
+    CORE_MARKET_DAILY_BAR,
+    CORE_QUALITY_QUARANTINE,
+    CORE_SIGNALS_SIGNAL,
+    OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT,
+    OUT_REPORTS_DAILY,
+    OUT_RISK_ANALYSIS_MARKET_REGIME,
+    contract,
+)
+from marketlake.errors import ConfigError, MissingPartition
+from marketlake.pipelines import daily_line
+from marketlake.settings import Settings
+from marketlake.storage.lake import Lake
+from marketlake.storage.ledger import LedgerClient
+from marketlake.storage.warehouse import Warehouse
+from marketlake.types import ArtifactRef, Partition
+
+FIRST, SECOND = date(2022, 12, 21), date(2022, 12, 22)
+
+
+def content_hashes(refs: list[ArtifactRef]) -> dict[tuple[str, str], str]:
+    return {
+        (ref.contract, ref.partition): ref.sha256
+        for ref in refs
+        if not contract(ref.contract).record
+    }
+
+
+def published(lake: Lake, item: Contract, session: date) -> Any:
+    return lake.read_ref(lake.ref(item, Partition.of_session(session)))
+
+
+@pytest.fixture(scope="module")
+def first_run(line: Settings) -> list[ArtifactRef]:
+    return daily_line.run_session(line, FIRST, run_id="first")
+
+
+@pytest.fixture(scope="module")
+def second_run(line: Settings, first_run: list[ArtifactRef]) -> list[ArtifactRef]:
+    return daily_line.run_session(line, SECOND, run_id="second")
+
+
+def test_a_session_publishes_every_daily_contract(first_run: list[ArtifactRef]) -> None:
+    on_demand = {"train_models"}
+    daily = {item.name for item in CATALOG if item.owner not in on_demand}
+    names = {ref.contract for ref in first_run} | {CORE_QUALITY_QUARANTINE.name}
+    assert names | {"core_quality__gate_report"} == daily
+
+
+def test_named_exports_stand_beside_their_artifacts(
+    line: Settings, first_run: list[ArtifactRef]
+) -> None:
+    lake = Lake(line.lake)
+    for name in (
+        "data_validation/daily_integrity_report_20221221.json",
+        "data_validation/anomaly_log_20221221.csv",
+        "data_validation/source_comparison_20221221.json",
+        "ml_models/predictions/daily_predictions_20221221.json",
+        "ml_models/performance/model_accuracy_20221221.csv",
+        "risk_analysis/market_regime_20221221.json",
+        "risk_analysis/portfolio_risk_20221221.csv",
+        "reports/daily_report_20221221.html",
+    ):
+        assert len(lake.get_bytes(name)) > 50, name
+
+
+def test_a_planted_unit_error_is_quarantined_with_its_reason_and_never_reaches_core(
+    line: Settings, second_run: list[ArtifactRef]
+) -> None:
+    lake = Lake(line.lake)
+    quarantine = published(lake, CORE_QUALITY_QUARANTINE, SECOND).to_pylist()
+    assert {row["symbol"] for row in quarantine} == {"XOM"}
+    assert "unit error" in " ".join(row["reason"] for row in quarantine)
+    bars = lake.read(CORE_MARKET_DAILY_BAR, [SECOND], as_of=SECOND)
+    assert "XOM" not in bars["symbol"].to_pylist()
+    report = published(lake, OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT, SECOND)
+    assert report["symbols"]["quarantined"] == ["XOM"]
+
+
+def test_running_a_session_again_gives_the_same_bytes(
+    line: Settings, first_run: list[ArtifactRef]
+) -> None:
+    again = daily_line.run_session(line, FIRST, run_id="again")
+    assert content_hashes(again) == content_hashes(first_run)
+
+
+def test_later_sessions_change_nothing_of_an_earlier_one(
+    line: Settings, first_run: list[ArtifactRef], second_run: list[ArtifactRef]
+) -> None:
+    after = daily_line.run_session(line, FIRST, run_id="after-second")
+    assert content_hashes(after) == content_hashes(first_run)
+
+
+@pytest.mark.slow
+def test_a_longer_history_changes_no_feature_label_regime_or_signal_of_a_shorter_one(
+    make_line: Callable[..., Settings], line: Settings, first_run: list[ArtifactRef]
+) -> None:
+    """The same session, once with and once without two further weeks of market in the lake."""
+    longer = make_line(first_session=date(2019, 1, 2))
+    daily_line.prepare(longer, date(2022, 12, 28), run_id="longer-history")
+    daily_line.train(longer, date(2022, 11, 30), run_id="longer-training")
+    rerun = daily_line.run_session(longer, FIRST, run_id="longer")
+    names = {
+        CORE_FEATURES_DAILY.name,
+        CORE_SIGNALS_SIGNAL.name,
+        OUT_RISK_ANALYSIS_MARKET_REGIME.name,
+    }
+    expected = {k: v for k, v in content_hashes(first_run).items() if k[0] in names}
+    assert {k: v for k, v in content_hashes(rerun).items() if k[0] in names} == expected
+
+
+def test_the_warehouse_holds_what_the_lake_holds(
+    line: Settings, first_run: list[ArtifactRef], warehouse: Warehouse
+) -> None:
+    rows = warehouse.query(
+        "select symbol, score_bps from core.signals__signal where session = %s order by symbol",
+        (FIRST,),
+    )
+    signals = Lake(line.lake).read(CORE_SIGNALS_SIGNAL, [FIRST], as_of=FIRST)
+    assert [(row["symbol"], row["score_bps"]) for row in rows] == sorted(
+        zip(signals["symbol"].to_pylist(), signals["score_bps"].to_pylist(), strict=True)
+    )
+
+
+def test_the_report_names_hashes_of_what_it_was_made_from(
+    line: Settings, first_run: list[ArtifactRef]
+) -> None:
+    lake = Lake(line.lake)
+    page = lake.get_bytes("reports/daily_report_20221221.html").decode()
+    document = published(lake, OUT_REPORTS_DAILY, FIRST)
+    hashes = {ref.sha256 for ref in first_run}
+    for item in document["inputs"]:
+        assert item["sha256"][:12] in page
+        if item["contract"] != CORE_QUALITY_QUARANTINE.name:
+            assert item["sha256"] in hashes
+
+
+def test_without_a_champion_the_error_names_the_command_that_trains_one(
+    line: Settings,
+) -> None:
+    before_any_promotion = date(2022, 11, 15)
+    with pytest.raises(ConfigError, match=r"marketlake train --as-of 2022-1\d-\d\d"):
+        daily_line.run_session(line, before_any_promotion, run_id="too-early")
+
+
+def test_a_session_whose_past_is_not_loaded_waits_for_it(
+    make_line: Callable[..., Settings],
+) -> None:
+    empty = make_line(first_session=date(2022, 12, 1))
+    with pytest.raises(MissingPartition, match="2022-12"):
+        daily_line.run_session(empty, FIRST, run_id="no-history")
+
+
+def test_the_ledger_knows_every_publish_and_no_secret(
+    line: Settings, first_run: list[ArtifactRef], ledger: LedgerClient
+) -> None:
+    entries = ledger.entries(kind="published", run_id="first", limit=1000)
+    logged = {(entry.payload["contract"], entry.payload["sha256"]) for entry in entries}
+    assert {(ref.contract, ref.sha256) for ref in first_run} <= logged
+    assert ledger.verify().ok
+    text = json.dumps([dict(entry.payload) for entry in ledger.entries(limit=100_000)])
+    for secret in (line.lake.secret_key, line.postgres.password, line.ledger.token):
+        assert secret.get_secret_value() not in text

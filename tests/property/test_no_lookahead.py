@@ -1,0 +1,486 @@
+"""No number looks ahead: every public computation of the domain, and planted leaks that must fail.
+
+To add a computation to the domain, add it to ``COMPUTATIONS`` (or, with its reason, to
+``EXEMPT``): a test lists what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from datetime import date
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marketlake.contracts.features import FEATURES, MAX_LOOKBACK_SESSIONS
+from marketlake.domain import features, forecasting, prices, regimes, risk
+from marketlake.domain.forecasting import splits
+from marketlake.errors import LookaheadError
+
+from ..domain.market import BENCHMARK, Market, made_market, weekdays
+from .lookahead import CHANGES, Computation, LookaheadFound, assert_no_lookahead
+
+HORIZON = 5
+KEY = ["session", "symbol"]
+
+
+def feature_rows(market: Market) -> pl.DataFrame:
+    return features.compute_features(
+        market.bars,
+        market.actions,
+        sessions=market.sessions,
+        symbols=market.symbols,
+        benchmark=BENCHMARK,
+        first_output=market.sessions[0],
+    ).with_columns(known_on="session")
+
+
+def label_rows(market: Market) -> pl.DataFrame:
+    return forecasting.labels(
+        market.bars,
+        market.actions,
+        sessions=market.sessions,
+        symbols=market.symbols,
+        horizon=HORIZON,
+    ).with_columns(known_on="label_end")
+
+
+def return_rows(market: Market) -> pl.DataFrame:
+    panel = prices.panel(
+        market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
+    )
+    return pl.DataFrame(panel.returns(), schema=list(market.symbols)).with_columns(
+        known_on=pl.Series(market.sessions)
+    )
+
+
+def adjusted_rows(market: Market) -> pl.DataFrame:
+    """Adjusted closes as of each of some sessions, with the later bars in sight."""
+    parts = []
+    for session in market.sessions[60::20]:
+        adjusted = prices.adjusted_closes(
+            market.bars,
+            market.actions,
+            sessions=market.window(session, 60),
+            symbols=market.symbols,
+        )
+        parts.append(
+            pl.DataFrame(adjusted, schema=list(market.symbols)).with_columns(
+                known_on=pl.lit(session)
+            )
+        )
+    return pl.concat(parts)
+
+
+def move_rows(market: Market) -> pl.DataFrame:
+    bars = market.bars.sort("symbol", "session").with_columns(
+        previous_close_usd=pl.col("close_usd").shift(1).over("symbol", order_by="session")
+    )
+    return bars.select(
+        *KEY, prices.close_moves_pct(bars, market.actions), known_on="session"
+    )
+
+
+def simulated_rows(market: Market) -> pl.DataFrame:
+    marks = prices.simulated(
+        market.bars, "adjusted_close", sessions=market.sessions, symbols=market.symbols
+    )
+    return pl.DataFrame(marks, schema=list(market.symbols)).with_columns(
+        known_on=pl.Series(market.sessions)
+    )
+
+
+def risk_rows(market: Market) -> pl.DataFrame:
+    parts = [
+        risk.book_risk(
+            market.bars,
+            market.actions,
+            market.members,
+            session=session,
+            sessions=market.window(session, 101),
+            benchmark=BENCHMARK,
+            volatility_window=20,
+            book_value_usd=1e6,
+        )
+        for session in market.sessions[101::23]
+    ]
+    return pl.concat(parts).with_columns(known_on="session")
+
+
+def book_return_rows(market: Market) -> pl.DataFrame:
+    return risk.book_returns(
+        market.bars, market.actions, market.members, sessions=market.sessions
+    ).with_columns(known_on="session")
+
+
+def benchmark_of(market: Market) -> pl.DataFrame:
+    return market.bars.filter(pl.col("symbol") == BENCHMARK).sort("session")
+
+
+def regime_rows(market: Market) -> pl.DataFrame:
+    """Every session's regime, each with its whole evidence and history."""
+    index = benchmark_of(market)
+    rows = []
+    for end in range(regimes.SESSIONS_NEEDED, index.height + 1, 3):
+        document = regimes.classify(index.head(end))
+        rows.append({"known_on": index["session"][end - 1], "document": _canonical(document)})
+    return pl.DataFrame(rows)
+
+
+def _canonical(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, allow_nan=False)
+
+
+def _train(market: Market, as_of: date) -> dict[str, Any]:
+    known = market.until(as_of)
+    return forecasting.train(
+        feature_rows(market).filter(pl.col("session") <= as_of),
+        label_rows(known),
+        as_of=as_of,
+        horizon=HORIZON,
+        folds=2,
+        seed=7,
+    )
+
+
+def model_rows(market: Market) -> pl.DataFrame:
+    """The whole model document, its promotion and its accuracy table, as of one session."""
+    as_of = market.sessions[285]
+    effective = weekdays(as_of, 2)[1]
+    document = _train(market, as_of)
+    text = _canonical(document)
+    promoted = forecasting.promotion_row(
+        document, model_sha256=hashlib.sha256(text.encode()).hexdigest(), calendar_next=effective
+    )
+    accuracy = forecasting.accuracy_rows(document, session=as_of, champion=promoted["champion"])
+    return pl.DataFrame(
+        {
+            "known_on": [as_of],
+            "document": [text],
+            "promotion": [repr(promoted)],
+            "accuracy": [repr(accuracy.rows())],
+        }
+    )
+
+
+def signal_rows(market: Market) -> pl.DataFrame:
+    """The signals of every session after the training, by both models."""
+    as_of = market.sessions[285]
+    document = _train(market, as_of)
+    rows = feature_rows(market).filter(pl.col("session") > as_of)
+    parts = [
+        forecasting.predict(document, name, model_sha256="x", features=one.drop("known_on"))[0]
+        for name in document["models"]
+        for one in rows.partition_by("session")
+    ]
+    return pl.concat(parts).with_columns(known_on="session", model="model_name")
+
+
+def _fixed_folds(market: Market) -> list[splits.Fold]:
+    """Folds over the sessions of the unchanged market, whatever the market at hand has."""
+    return splits.walk_forward(weekdays(market.sessions[0], 330)[60:], folds=2, embargo=HORIZON)
+
+
+def _scored(market: Market, steps: list[splits.Fold]) -> pl.DataFrame:
+    # A tested row needs no label to be scored; one without a label never trains.
+    rows = feature_rows(market).join(label_rows(market).drop("known_on"), on=KEY, how="left")
+    scores = forecasting.walk_forward_scores(rows, steps=steps, seed=7)
+    return scores.drop("label_return").with_columns(known_on="session")
+
+
+def out_of_fold_rows(market: Market) -> pl.DataFrame:
+    return _scored(market, _fixed_folds(market))
+
+
+COMPUTATIONS: dict[str, Computation] = {
+    "features.compute_features": feature_rows,
+    "forecasting.labels": label_rows,
+    "prices.panel": return_rows,
+    "prices.adjusted_closes": adjusted_rows,
+    "prices.close_moves_pct": move_rows,
+    "prices.simulated": simulated_rows,
+    "risk.book_risk": risk_rows,
+    "risk.book_returns": book_return_rows,
+}
+TRAINED: dict[str, Computation] = {
+    "forecasting.train": model_rows,
+    "forecasting.promotion_row": model_rows,
+    "forecasting.accuracy_rows": model_rows,
+    "forecasting.predict": signal_rows,
+}
+# These have a test of their own below.
+OTHERS = {"forecasting.walk_forward_scores", "regimes.classify"}
+EXEMPT = {
+    "prices.unadjust_splits": "undoes a vendor's adjustment, so it needs the splits up to the fetch",
+    "prices.unadjust_dividends": "as unadjust_splits",
+    "risk.value_at_risk": "sees returns only, no sessions",
+    "risk.conditional_value_at_risk": "sees returns only, no sessions",
+    "risk.max_drawdown": "sees returns only, no sessions",
+}
+
+
+def _public(module: ModuleType) -> set[str]:
+    short = module.__name__.removeprefix("marketlake.domain.")
+    return {
+        f"{short}.{name}"
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and not name.startswith("_")
+        and value.__module__.startswith(module.__name__)
+    }
+
+
+def test_every_public_computation_of_the_domain_is_in_the_harness() -> None:
+    public = set().union(*(_public(item) for item in (features, forecasting, prices, regimes, risk)))
+    assert public == {*COMPUTATIONS, *TRAINED, *OTHERS, *EXEMPT}
+
+
+def test_every_feature_of_the_catalog_is_among_the_checked_columns() -> None:
+    columns = feature_rows(made_market(1)).columns
+    assert {item.name for item in FEATURES} <= set(columns)
+    filled = feature_rows(made_market(1)).drop_nulls()
+    assert filled.height > 50, "rows with every feature there are needed for the check to bite"
+
+
+@pytest.mark.parametrize("name", COMPUTATIONS)
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000), at=st.integers(262, 325))
+def test_nothing_known_by_a_session_changes_with_what_comes_later(
+    name: str, seed: int, at: int
+) -> None:
+    market = made_market(seed)
+    assert_no_lookahead(COMPUTATIONS[name], market, market.sessions[at])
+
+
+@pytest.mark.parametrize(
+    ("compute", "at"), [(model_rows, 285), (model_rows, 300), (signal_rows, 286), (signal_rows, 310)]
+)
+def test_no_model_and_no_signal_changes_with_what_comes_later(
+    compute: Computation, at: int
+) -> None:
+    market = made_market(3, n_symbols=12)
+    assert_no_lookahead(compute, market, market.sessions[at])
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 10_000), after=st.integers(0, 40))
+def test_no_regime_changes_with_what_comes_later(seed: int, after: int) -> None:
+    market = made_market(seed, n_sessions=640, n_symbols=1)
+    cut = market.sessions[regimes.SESSIONS_NEEDED + after]
+    assert_no_lookahead(regime_rows, market, cut)
+
+
+def test_no_out_of_fold_score_changes_with_what_comes_later() -> None:
+    market = made_market(4, n_symbols=12)
+    for step in _fixed_folds(market):
+        assert_no_lookahead(out_of_fold_rows, market, step.test_first)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n=st.integers(30, 400), folds=st.integers(1, 8), horizon=st.integers(1, 10), extra=st.integers(0, 5)
+)
+def test_no_label_that_trains_a_fold_reaches_its_test(
+    n: int, folds: int, horizon: int, extra: int
+) -> None:
+    sessions = weekdays(date(2015, 1, 1), n)
+    embargo = horizon + extra
+    if n // (folds + 1) <= 2 * embargo:
+        return
+    steps = splits.walk_forward(sessions, folds=folds, embargo=embargo)
+    position = {session: at for at, session in enumerate(sessions)}
+    for step in steps:
+        assert position[step.test_first] - position[step.known_by] == embargo + 1
+        training = [at for at in range(n - horizon) if sessions[at + horizon] <= step.known_by]
+        assert training, "a fold must have something to learn from"
+        assert max(training) + horizon + embargo < position[step.test_first]
+    tested = [
+        session
+        for step in steps
+        for session in sessions
+        if step.test_first <= session <= step.test_last
+    ]
+    assert tested == sorted(set(tested)), "no session is tested twice"
+    assert tested[-1] == sessions[-1]
+
+
+@pytest.mark.parametrize("late", ["features", "labels"])
+def test_training_refuses_what_was_not_known(late: str) -> None:
+    market = made_market(5)
+    as_of = market.sessions[300]
+    rows, ends = feature_rows(market), label_rows(market)
+    if late == "features":
+        ends = ends.filter(pl.col("label_end") <= as_of)
+    else:
+        rows = rows.filter(pl.col("session") <= as_of)
+    with pytest.raises(LookaheadError, match="training"):
+        forecasting.train(rows, ends, as_of=as_of, horizon=HORIZON, folds=2, seed=1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), at=st.integers(MAX_LOOKBACK_SESSIONS, 329))
+def test_a_session_computed_alone_equals_the_full_recompute_bit_for_bit(
+    seed: int, at: int
+) -> None:
+    market = made_market(seed)
+    session = market.sessions[at]
+    alone = features.compute_features(
+        market.bars,
+        market.actions,
+        sessions=market.window(session, MAX_LOOKBACK_SESSIONS + 1),
+        symbols=market.symbols,
+        benchmark=BENCHMARK,
+        first_output=session,
+    )
+    full = feature_rows(market).drop("known_on").filter(pl.col("session") == session)
+    assert alone.equals(full)
+    names = [item.name for item in FEATURES]
+    assert (
+        alone.select(names).fill_null(np.nan).to_numpy().tobytes()
+        == full.select(names).fill_null(np.nan).to_numpy().tobytes()
+    )
+
+
+def test_the_order_of_the_symbols_changes_nothing() -> None:
+    market = made_market(6)
+    names = market.symbols[::-1]
+    turned = features.compute_features(
+        market.bars,
+        market.actions,
+        sessions=market.sessions,
+        symbols=names,
+        benchmark=BENCHMARK,
+        first_output=market.sessions[0],
+    )
+    assert turned.equals(feature_rows(market).drop("known_on"))
+
+
+# ---------------------------------------------------------------------------------- planted leaks
+
+
+def _wide(market: Market) -> pl.DataFrame:
+    panel = prices.panel(
+        market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
+    )
+    return pl.DataFrame(panel.returns(), schema=list(market.symbols)).with_columns(
+        pl.all().fill_nan(None), known_on=pl.Series(market.sessions)
+    )
+
+
+def leak_of_the_next_return(market: Market) -> pl.DataFrame:
+    return _wide(market).with_columns(pl.exclude("known_on").shift(-1))
+
+
+def leak_of_a_centred_window(market: Market) -> pl.DataFrame:
+    centred = pl.exclude("known_on").rolling_mean(5, min_samples=1, center=True)
+    return _wide(market).with_columns(centred)
+
+
+def leak_of_a_full_sample_scaler(market: Market) -> pl.DataFrame:
+    column = pl.exclude("known_on")
+    return _wide(market).with_columns((column - column.mean()) / column.std())
+
+
+def leak_of_a_backward_fill(market: Market) -> pl.DataFrame:
+    return _wide(market).with_columns(pl.exclude("known_on").fill_null(strategy="backward"))
+
+
+def leak_of_a_full_sample_rank(market: Market) -> pl.DataFrame:
+    return _wide(market).with_columns(pl.exclude("known_on").rank() / pl.len())
+
+
+def leak_of_smoothed_regimes(market: Market) -> pl.DataFrame:
+    """A filter run forwards and then backwards, as smoothed state probabilities are."""
+    index = benchmark_of(market)
+    calm = (index["close_usd"].pct_change().abs() < 0.01).cast(pl.Float64)
+    smoothed = calm.ewm_mean(alpha=0.2).reverse().ewm_mean(alpha=0.2).reverse()
+    return pl.DataFrame({"known_on": index["session"], "calm": smoothed})
+
+
+def leak_of_a_label_at_its_own_session(market: Market) -> pl.DataFrame:
+    return label_rows(market).with_columns(known_on="session")
+
+
+def leak_of_price_levels_adjusted_with_later_actions(market: Market) -> pl.DataFrame:
+    adjusted = prices.adjusted_closes(
+        market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
+    )
+    return pl.DataFrame(adjusted, schema=list(market.symbols)).with_columns(
+        known_on=pl.Series(market.sessions)
+    )
+
+
+def leak_of_members_known_later(market: Market) -> pl.DataFrame:
+    """A universe of the symbols that are still there at the end."""
+    last = market.bars.filter(pl.col("session") == market.sessions[-1])["symbol"]
+    kept = [symbol for symbol in market.symbols if symbol in set(last)]
+    return return_rows(market).select(
+        "known_on", pl.mean_horizontal(pl.col(kept).fill_nan(None)).alias("mean")
+    )
+
+
+LEAKS = [
+    leak_of_the_next_return,
+    leak_of_a_centred_window,
+    leak_of_a_full_sample_scaler,
+    leak_of_a_backward_fill,
+    leak_of_a_full_sample_rank,
+    leak_of_smoothed_regimes,
+    leak_of_a_label_at_its_own_session,
+    leak_of_price_levels_adjusted_with_later_actions,
+]
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), at=st.integers(60, 100))
+def test_a_planted_leak_is_caught_every_time(leak: Computation, seed: int, at: int) -> None:
+    market = made_market(seed)
+    cut = market.sessions[at]
+    with pytest.raises(LookaheadFound, match="mangled"):
+        assert_no_lookahead(leak, market, cut, changes={"mangled": CHANGES["mangled"]})
+
+
+def test_a_planted_universe_of_survivors_is_caught() -> None:
+    market = made_market(8)
+    with pytest.raises(LookaheadFound):
+        assert_no_lookahead(leak_of_members_known_later, market, market.sessions[300])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_plainest_leak_is_caught_by_each_change_alone(change: str) -> None:
+    market = made_market(9)
+    with pytest.raises(LookaheadFound):
+        assert_no_lookahead(
+            leak_of_the_next_return,
+            market,
+            market.sessions[300],
+            changes={change: CHANGES[change]},
+        )
+
+
+def test_planted_training_on_labels_that_reach_the_test_is_caught() -> None:
+    market = made_market(4, n_symbols=12)
+
+    def unpurged(changed: Market) -> pl.DataFrame:
+        # Trains on every row before the test by its session, not by when its label was known.
+        steps = _fixed_folds(changed)
+        before = [
+            splits.Fold(
+                step.number,
+                weekdays(step.test_first, HORIZON)[-1],  # the label end of the last such row
+                step.test_first,
+                step.test_last,
+            )
+            for step in steps
+        ]
+        return _scored(changed, before)
+
+    with pytest.raises(LookaheadFound, match="score"):
+        assert_no_lookahead(unpurged, market, _fixed_folds(market)[0].test_first)

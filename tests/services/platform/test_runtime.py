@@ -1,0 +1,113 @@
+"""Ports and secrets are chosen once and then stay."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from marketlake.services.platform.environment import component_environment
+from marketlake.services.platform.ports import free_ports, is_free
+from marketlake.services.platform.runtime import prepare
+from marketlake.settings import Settings, load_settings
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    return [
+        settings.lake.access_key.get_secret_value(),
+        settings.lake.secret_key.get_secret_value(),
+        settings.postgres.password.get_secret_value(),
+        settings.ledger.token.get_secret_value(),
+        settings.sandbox.control_token.get_secret_value(),
+        settings.airflow.password.get_secret_value(),
+        settings.airflow.jwt_secret.get_secret_value(),
+        settings.airflow.fernet_key.get_secret_value(),
+    ]
+
+
+def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
+    first = prepare(tmp_path / "home")
+    text = first.runtime_env.read_text()
+    assert prepare(tmp_path / "home") == first
+    assert first.runtime_env.read_text() == text
+
+
+def test_every_secret_is_made_and_differs(tmp_path: Path) -> None:
+    made = secrets_of(prepare(tmp_path))
+    assert all(len(secret) >= 32 for secret in made)
+    assert len(set(made)) == len(made)
+
+
+def test_secrets_are_not_in_the_printed_settings(tmp_path: Path) -> None:
+    settings = prepare(tmp_path)
+    printed = repr(settings) + settings.model_dump_json()
+    assert not [secret for secret in secrets_of(settings) if secret in printed]
+
+
+def test_only_the_owner_can_read_the_secrets(tmp_path: Path) -> None:
+    assert prepare(tmp_path).runtime_env.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_usual_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
+    with socket.socket() as rival:
+        usual = Settings(home=tmp_path).postgres.port
+        if is_free(usual):
+            rival.bind(("127.0.0.1", usual))
+            rival.listen()
+        chosen = prepare(tmp_path).postgres.port
+        assert chosen != usual
+        assert is_free(chosen)
+
+
+def test_a_port_taken_by_somebody_since_the_last_start_is_replaced(tmp_path: Path) -> None:
+    before = prepare(tmp_path, usual_ports=False)
+    port = urlsplit(before.airflow.base_url).port
+    with socket.socket() as rival:
+        rival.bind(("127.0.0.1", port))
+        rival.listen()
+        after = prepare(tmp_path, usual_ports=False)
+    assert after.airflow.base_url != before.airflow.base_url
+    assert after.postgres.port == before.postgres.port
+    assert secrets_of(after) == secrets_of(before)
+
+
+def test_the_sandbox_is_the_way_out_and_knows_the_session(tmp_path: Path) -> None:
+    settings = prepare(tmp_path / "with a space and a 'quote'")
+    assert settings.egress.proxy_url is not None
+    assert settings.egress.proxy_url.startswith("http://{session}@127.0.0.1:")
+    ca_bundle = settings.egress.ca_bundle
+    assert ca_bundle == tmp_path / "with a space and a 'quote'" / "sandbox" / "ca.pem"
+
+
+def test_going_live_forgets_the_sandbox_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path)
+    monkeypatch.setenv("MARKETLAKE_MODE", "live")
+    assert prepare(tmp_path).egress.proxy_url is None
+    assert load_settings(tmp_path).egress.ca_bundle is None
+
+
+def test_free_ports_are_distinct() -> None:
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+
+
+@pytest.mark.parametrize(
+    "leaked",
+    ["AWS_PROFILE", "AWS_CA_BUNDLE", "HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE", "PYTHONPATH",
+     "AIRFLOW__CORE__EXECUTOR", "PGHOST", "DBT_PROFILES_DIR", "OPENLINEAGE_URL"],
+)  # fmt: skip
+def test_what_a_shell_leaks_does_not_reach_a_component(tmp_path: Path, leaked: str) -> None:
+    env = component_environment(Settings(home=tmp_path), {leaked: "leaked", "PATH": "/bin"})
+    assert env.get(leaked) != "leaked"
+    assert env["PATH"] == "/bin"
+
+
+def test_live_mode_keeps_the_way_out_of_a_company_network(tmp_path: Path) -> None:
+    live = Settings(home=tmp_path, mode="live")
+    env = component_environment(live, {"HTTPS_PROXY": "http://proxy:3128", "AWS_PROFILE": "me"})
+    assert env["HTTPS_PROXY"] == "http://proxy:3128"
+    assert "AWS_PROFILE" not in env
+    assert env["NO_PROXY"] == "127.0.0.1,localhost"
