@@ -92,8 +92,7 @@ def _box(x: float, y: float, wide: float, tall: float, *, style: str) -> str:
 
 def _arrow(x: float, y: float, to_x: float) -> str:
     return (
-        f'<path class="line" d="M{x} {y}H{to_x - 5}"/>'
-        f'<path class="head" d="M{to_x} {y}l-7 -4v8z"/>'
+        f'<path class="line" d="M{x} {y}H{to_x - 5}"/><path class="head" d="M{to_x} {y}l-7 -4v8z"/>'
     )
 
 
@@ -115,9 +114,7 @@ def _vendor() -> str:
     return (
         _box(20, _TOP, _BOX, _TALL, style="outside")
         + _lines(32, _TOP + 26, "name", ("Yahoo Finance",))
-        + _lines(
-            32, _TOP + 52, "says", ("or the vendor", "sandbox, on its wire,", "with faults planted")
-        )
+        + _lines(32, _TOP + 52, "says", ("or the sandbox", "that speaks its", "protocol"))
         + _arrow(20 + _BOX, middle, _LEFT)
     )
 
@@ -152,7 +149,12 @@ def _on_demand() -> str:
         _box(20, _STORE_TOP, _BOX, tall, style="demand")
         + _lines(32, _STORE_TOP + 28, "name", ("On demand",))
         + _lines(32, _STORE_TOP + 54, "says", ON_DEMAND)
-        + _lines(32, _STORE_TOP + 114, "says", ("same vendor path,", "same gates, one", "manifest a year"))
+        + _lines(
+            32,
+            _STORE_TOP + 114,
+            "says",
+            ("same vendor path,", "same gates, one", "manifest a year"),
+        )
     )
 
 

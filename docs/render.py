@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from marketlake.settings import PROJECT_ROOT, Settings
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
-
-from marketlake.settings import PROJECT_ROOT, Settings
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _HEAD = """# Settings
 
 Every setting is an environment variable: `MARKETLAKE_`, then the section and the name, joined by
@@ -42,9 +42,7 @@ def rendered() -> dict[Path, str]:
 
 def settings_page() -> str:
     """Return the reference of all settings as Markdown."""
-    top = [
-        (name, field) for name, field in Settings.model_fields.items() if not _section_of(field)
-    ]
+    top = [(name, field) for name, field in Settings.model_fields.items() if not _section_of(field)]
     parts = [_HEAD, "## The whole\n", _table(top, prefix="MARKETLAKE_")]
     for name, field in Settings.model_fields.items():
         section = _section_of(field)
@@ -74,7 +72,12 @@ def _kind(field: FieldInfo) -> str:
     text = kind.__name__ if isinstance(kind, type) else str(kind)
     for long in ("typing.", "datetime.", "pathlib.", "pydantic.types."):
         text = text.replace(long, "")
-    limits = ", ".join(str(limit) for limit in field.metadata)
+    limits = ", ".join(
+        f"{words} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, words in _LIMITS.items()
+        if hasattr(limit, name)
+    )
     return f"`{text.replace('|', 'or')}`" + (f" ({limits})" if limits else "")
 
 

@@ -26,7 +26,6 @@ from marketlake.storage.warehouse import Warehouse
 LAST = date(2022, 12, 28)
 LAST_THREE = Calendar.of("XNYS").window(LAST, 3)
 FACTS = ("fct_daily_return", "fct_symbol_liquidity", "fct_sector_daily")
-SINGLE_STOCK_SECTORS = {"Industrials"}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +47,12 @@ def built(first_build: dict[str, Any], loaded: Warehouse) -> Warehouse:
 
 def frame_of(warehouse: Warehouse, table: str) -> pd.DataFrame:
     return pd.DataFrame(warehouse.query(f"select * from marts.{table}"))  # noqa: S608
+
+
+def wide(frame: pd.DataFrame, values: str) -> pd.DataFrame:
+    """Return session by symbol; two rows for one cell are an error, not an average."""
+    pivoted = frame.pivot(index="session", columns="symbol", values=values)  # noqa: PD010
+    return pivoted.astype(float).sort_index()
 
 
 def checksums(warehouse: Warehouse) -> dict[str, str]:
@@ -77,25 +82,19 @@ def test_a_fresh_warehouse_is_built_whole_and_every_node_succeeds(
 def test_total_return_is_the_return_of_the_real_adjusted_close(
     built: Warehouse, market: Any
 ) -> None:
-    returns = frame_of(built, "fct_daily_return").pivot(
-        index="session", columns="symbol", values="total_return"
-    )
+    returns = wide(frame_of(built, "fct_daily_return"), "total_return")
     expected = market.adjusted / market.adjusted.shift(1) - 1
     assert returns.iloc[0].isna().all()
-    gap = (returns[expected.columns].iloc[1:].astype(float) - expected.iloc[1:]).abs()
+    gap = (returns[expected.columns].iloc[1:] - expected.iloc[1:]).abs()
     assert gap.to_numpy().max() < 1e-12
     assert len(market.actions) > 500
 
 
 def test_liquidity_is_what_pandas_rolls(built: Warehouse, market: Any) -> None:
-    table = frame_of(built, "fct_symbol_liquidity").set_index(["session", "symbol"]).sort_index()
-    assert "^GSPC" not in set(table.index.get_level_values("symbol"))
+    table = frame_of(built, "fct_symbol_liquidity")
+    assert "^GSPC" not in set(table["symbol"])
     bars = market.bars[market.bars["symbol"] != "^GSPC"]
-    dollars = (
-        bars.assign(dollars=bars["close_usd"] * bars["volume_shares"])
-        .pivot(index="session", columns="symbol", values="dollars")
-        .sort_index()
-    )
+    dollars = wide(bars.assign(usd=bars["close_usd"] * bars["volume_shares"]), "usd")
     returns = (market.adjusted / market.adjusted.shift(1) - 1)[dollars.columns]
     mean = dollars.rolling(20, min_periods=16).mean()
     # The first session has no return, so the first windows average one value less.
@@ -106,7 +105,7 @@ def test_liquidity_is_what_pandas_rolls(built: Warehouse, market: Any) -> None:
         ("dollar_volume_ratio_20d", dollars / mean),
         ("amihud_illiquidity_20d_per_musd", moves),
     ):
-        found = table[column].astype(float).unstack("symbol")[dollars.columns]
+        found = wide(table, column)[dollars.columns]
         np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-9)
 
 

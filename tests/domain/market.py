@@ -111,17 +111,17 @@ def made_market(seed: int, *, n_sessions: int = 330, n_symbols: int = 5) -> Mark
             ratio = float(rng.choice([2.0, 3.0, 0.5, 1.5]))
             closes[at:, column] /= ratio
             rows.append((sessions[at], symbol, ratio, None))
-        for at in rng.choice(np.arange(1, n_sessions), 4, replace=False):
-            rows.append((sessions[at], symbol, None, float(0.01 * closes[at - 1, column])))
+        rows += [
+            (sessions[at], symbol, None, float(0.01 * closes[at - 1, column]))
+            for at in rng.choice(np.arange(1, n_sessions), 4, replace=False)
+        ]
     closes[rng.random(closes.shape) < 0.01] = np.nan
     closes[: n_sessions // 3, -1] = np.nan
     level = 3000.0 * np.exp(np.cumsum(market))
     return Market(
         tuple(sessions),
         tuple(symbols),
-        bars_of(
-            np.column_stack([closes, level]), sessions=sessions, symbols=[*symbols, BENCHMARK]
-        ),
+        bars_of(np.column_stack([closes, level]), sessions=sessions, symbols=[*symbols, BENCHMARK]),
         actions_of(*rows),
     )
 

@@ -14,7 +14,7 @@ from marketlake.contracts.catalog import contract
 from marketlake.contracts.features import FEATURES
 from marketlake.domain import features
 
-from .market import BENCHMARK, NO_ACTIONS, Market, bars_of, made_market, weekdays
+from tests.domain.market import BENCHMARK, NO_ACTIONS, Market, bars_of, made_market, weekdays
 
 DAYS = weekdays(date(2020, 1, 1), 300)
 
@@ -66,14 +66,18 @@ def test_a_rolling_statistic_needs_four_fifths_of_its_window_and_an_end_point_it
     assert row["volatility_10d"] is not None
     assert row["rsi_14d"] is None, "10 of 14 returns are fewer than 80 %"
     closes[284, 0] = np.nan
-    row = _compute(_flat(closes)).filter(
-        pl.col("symbol") == "A", pl.col("session") == DAYS[299]
-    ).row(0, named=True)
+    row = (
+        _compute(_flat(closes))
+        .filter(pl.col("symbol") == "A", pl.col("session") == DAYS[299])
+        .row(0, named=True)
+    )
     assert row["volatility_20d"] is None, "15 of 20 returns are fewer than 80 %"
     closes[294, 0] = np.nan
-    row = _compute(_flat(closes)).filter(
-        pl.col("symbol") == "A", pl.col("session") == DAYS[299]
-    ).row(0, named=True)
+    row = (
+        _compute(_flat(closes))
+        .filter(pl.col("symbol") == "A", pl.col("session") == DAYS[299])
+        .row(0, named=True)
+    )
     assert row["return_5d"] is None
     assert row["return_10d"] is not None
 
@@ -89,9 +93,11 @@ def test_a_symbol_without_a_bar_has_no_row() -> None:
 def test_a_price_that_never_moves_gives_nulls_where_a_ratio_is_nothing_over_nothing() -> None:
     closes = _random_closes()
     closes[:, 0] = 0.1
-    row = _compute(_flat(closes)).filter(
-        pl.col("symbol") == "A", pl.col("session") == DAYS[299]
-    ).row(0, named=True)
+    row = (
+        _compute(_flat(closes))
+        .filter(pl.col("symbol") == "A", pl.col("session") == DAYS[299])
+        .row(0, named=True)
+    )
     for name in ("zscore_20d", "rsi_14d", "skewness_60d", "volatility_ratio_10d_60d"):
         assert row[name] is None, name
     for name in ("return_20d", "volatility_60d", "drawdown_252d", "beta_60d"):
@@ -101,9 +107,11 @@ def test_a_price_that_never_moves_gives_nulls_where_a_ratio_is_nothing_over_noth
 def test_an_ever_rising_price_has_rsi_100_and_no_drawdown() -> None:
     closes = _random_closes()
     closes[:, 0] = 100 * 1.001 ** np.arange(300)
-    row = _compute(_flat(closes)).filter(
-        pl.col("symbol") == "A", pl.col("session") == DAYS[299]
-    ).row(0, named=True)
+    row = (
+        _compute(_flat(closes))
+        .filter(pl.col("symbol") == "A", pl.col("session") == DAYS[299])
+        .row(0, named=True)
+    )
     assert row["rsi_14d"] == 100.0
     assert row["drawdown_252d"] == 0.0
     assert row["downside_volatility_20d"] == 0.0

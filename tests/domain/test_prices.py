@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from marketlake.domain import prices
 from marketlake.errors import ContractViolation
 
-from .market import NO_ACTIONS, actions_of, bars_of, made_market, weekdays
+from tests.domain.market import NO_ACTIONS, actions_of, bars_of, made_market, weekdays
 
 MON, TUE, WED, THU = weekdays(date(2022, 8, 22), 4)
 
@@ -23,9 +23,11 @@ def _bars(closes: list[float], symbol: str = "TSLA") -> pl.DataFrame:
 
 def _adjusted(closes: list[float], actions: pl.DataFrame) -> list[float]:
     sessions = [MON, TUE, WED, THU]
-    return prices.adjusted_closes(
-        _bars(closes), actions, sessions=sessions, symbols=["TSLA"]
-    ).ravel().tolist()
+    return (
+        prices.adjusted_closes(_bars(closes), actions, sessions=sessions, symbols=["TSLA"])
+        .ravel()
+        .tolist()
+    )
 
 
 def test_a_three_for_one_split_divides_only_the_closes_before_its_ex_date() -> None:
@@ -132,7 +134,9 @@ def test_unadjusting_uses_every_split_after_the_row_and_none_before() -> None:
 
 
 def test_unadjusting_dividends_counts_a_split_of_the_same_day() -> None:
-    actions = actions_of((TUE, "TSLA", None, 1.0), (WED, "TSLA", None, 1.0), (THU, "TSLA", None, 1.0))
+    actions = actions_of(
+        (TUE, "TSLA", None, 1.0), (WED, "TSLA", None, 1.0), (THU, "TSLA", None, 1.0)
+    )
     splits = pl.DataFrame({"session": [WED], "symbol": ["TSLA"], "split_ratio": [3.0]})
     got = prices.unadjust_dividends(actions, splits)
     assert got["dividend_usd"].to_list() == [3.0, 3.0, 1.0]

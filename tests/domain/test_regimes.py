@@ -11,7 +11,7 @@ from marketlake.contracts.catalog import contract
 from marketlake.domain import regimes
 from marketlake.errors import ContractViolation
 
-from .market import BENCHMARK, real_market, weekdays
+from tests.domain.market import BENCHMARK, real_market, weekdays
 
 N = regimes.SESSIONS_NEEDED
 
@@ -91,9 +91,7 @@ def test_the_history_of_a_session_is_what_was_said_at_the_time() -> None:
 def test_years_that_everybody_remembers_are_called_by_their_names(
     session: date, regime: str, volatility: str | None
 ) -> None:
-    index = real_market().bars.filter(
-        pl.col("symbol") == BENCHMARK, pl.col("session") <= session
-    )
+    index = real_market().bars.filter(pl.col("symbol") == BENCHMARK, pl.col("session") <= session)
     document = regimes.classify(index)
     assert document["session"] == session.isoformat()
     assert document["regime"] == regime
@@ -106,9 +104,12 @@ def test_a_history_with_a_fault_is_refused_not_guessed(fault: str) -> None:
     broken = {
         "short": index.tail(N - 1),
         "hole": index.with_columns(
-            pl.when(pl.int_range(pl.len()) == 40).then(None).otherwise("close_usd").alias("close_usd")
+            pl.when(pl.int_range(pl.len()) == 40)
+            .then(None)
+            .otherwise("close_usd")
+            .alias("close_usd")
         ),
         "order": index[::-1],
     }[fault]
-    with pytest.raises(ContractViolation, match="regimes.classify"):
+    with pytest.raises(ContractViolation, match=r"regimes\.classify"):
         regimes.classify(broken)

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import lightgbm
@@ -81,7 +82,9 @@ def features_of_last_session(P: pd.DataFrame, benchmark: str) -> pd.DataFrame:
         for n in (20, 50, 200):
             row[f"sma_distance_{n}d"] = last / rolling(p, n, lambda x: x.mean()) - 1
         row["zscore_20d"] = rolling(
-            p, 20, lambda x: (x.iloc[-1] - x.mean()) / x.std(ddof=1) if x.nunique() > 1 else math.nan
+            p,
+            20,
+            lambda x: (x.iloc[-1] - x.mean()) / x.std(ddof=1) if x.max() > x.min() else math.nan,
         )
         row["rsi_14d"] = rolling(own, 14, relative_strength)
         row["drawdown_252d"] = last / rolling(p, 252, lambda x: x.max()) - 1
@@ -98,7 +101,7 @@ def features_of_last_session(P: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     return frame
 
 
-def rolling(values: pd.Series, length: int, statistic) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def rolling(values: pd.Series, length: int, statistic: Callable[[pd.Series], float]) -> float:
     """Apply a statistic to what is there of the last values; NaN when under 80 % are there."""
     there = values.tail(length).dropna()
     return float(statistic(there)) if len(there) >= 0.8 * length else math.nan
@@ -198,7 +201,7 @@ def compare(folder: Path, options: argparse.Namespace) -> Comparison:
     for symbol in published.index.intersection(features.index):
         for name in document["features"]:
             comparison.check(
-                f"{symbol} {name}", published.at[symbol, name], features.at[symbol, name]
+                f"{symbol} {name}", published.loc[symbol, name], features.loc[symbol, name]
             )
 
     signals = tables["signals"].sort_values("rank").set_index("symbol")
@@ -225,10 +228,8 @@ def main() -> int:
     options = parser.parse_args()
     comparison = compare(options.folder, options)
     for difference in comparison.differences:
-        print(difference)  # noqa: T201
-    print(  # noqa: T201
-        f"{comparison.compared} numbers compared, {len(comparison.differences)} differences"
-    )
+        print(difference)
+    print(f"{comparison.compared} numbers compared, {len(comparison.differences)} differences")
     return 1 if comparison.differences else 0
 
 

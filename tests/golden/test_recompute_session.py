@@ -1,4 +1,4 @@
-"""The independent script agrees with the domain on real closes, and notices when a number is off."""
+"""The independent script agrees with the domain on real closes, and notices a wrong number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from marketlake.domain import features, forecasting, risk
 
-from ..domain.market import BENCHMARK, Market, made_market, real_market
+from tests.domain.market import BENCHMARK, Market, made_market, real_market
 
 SCRIPT = Path(__file__).with_name("recompute_session.py")
 RISK_SESSIONS = 300

@@ -14,7 +14,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 
-from ..domain.market import BENCHMARK, Market, actions_of, bars_of, weekdays
+from tests.domain.market import BENCHMARK, Market, actions_of, bars_of, weekdays
 
 Computation = Callable[[Market], pl.DataFrame]
 Change = Callable[[Market, date], Market]

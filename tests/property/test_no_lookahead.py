@@ -23,8 +23,8 @@ from marketlake.domain import features, forecasting, prices, regimes, risk
 from marketlake.domain.forecasting import splits
 from marketlake.errors import LookaheadError
 
-from ..domain.market import BENCHMARK, Market, made_market, weekdays
-from .lookahead import CHANGES, Computation, LookaheadFound, assert_no_lookahead
+from tests.domain.market import BENCHMARK, Market, made_market, weekdays
+from tests.property.lookahead import CHANGES, Computation, LookaheadFound, assert_no_lookahead
 
 HORIZON = 5
 KEY = ["session", "symbol"]
@@ -82,9 +82,7 @@ def move_rows(market: Market) -> pl.DataFrame:
     bars = market.bars.sort("symbol", "session").with_columns(
         previous_close_usd=pl.col("close_usd").shift(1).over("symbol", order_by="session")
     )
-    return bars.select(
-        *KEY, prices.close_moves_pct(bars, market.actions), known_on="session"
-    )
+    return bars.select(*KEY, prices.close_moves_pct(bars, market.actions), known_on="session")
 
 
 def simulated_rows(market: Market) -> pl.DataFrame:
@@ -217,7 +215,7 @@ TRAINED: dict[str, Computation] = {
 # These have a test of their own below.
 OTHERS = {"forecasting.walk_forward_scores", "regimes.classify"}
 EXEMPT = {
-    "prices.unadjust_splits": "undoes a vendor's adjustment, so it needs the splits up to the fetch",
+    "prices.unadjust_splits": "undoes a vendor's adjustment: needs the splits up to the fetch",
     "prices.unadjust_dividends": "as unadjust_splits",
     "risk.value_at_risk": "sees returns only, no sessions",
     "risk.conditional_value_at_risk": "sees returns only, no sessions",
@@ -237,7 +235,9 @@ def _public(module: ModuleType) -> set[str]:
 
 
 def test_every_public_computation_of_the_domain_is_in_the_harness() -> None:
-    public = set().union(*(_public(item) for item in (features, forecasting, prices, regimes, risk)))
+    public = set().union(
+        *(_public(item) for item in (features, forecasting, prices, regimes, risk))
+    )
     assert public == {*COMPUTATIONS, *TRAINED, *OTHERS, *EXEMPT}
 
 
@@ -259,7 +259,8 @@ def test_nothing_known_by_a_session_changes_with_what_comes_later(
 
 
 @pytest.mark.parametrize(
-    ("compute", "at"), [(model_rows, 285), (model_rows, 300), (signal_rows, 286), (signal_rows, 310)]
+    ("compute", "at"),
+    [(model_rows, 285), (model_rows, 300), (signal_rows, 286), (signal_rows, 310)],
 )
 def test_no_model_and_no_signal_changes_with_what_comes_later(
     compute: Computation, at: int
@@ -284,7 +285,10 @@ def test_no_out_of_fold_score_changes_with_what_comes_later() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    n=st.integers(30, 400), folds=st.integers(1, 8), horizon=st.integers(1, 10), extra=st.integers(0, 5)
+    n=st.integers(30, 400),
+    folds=st.integers(1, 8),
+    horizon=st.integers(1, 10),
+    extra=st.integers(0, 5),
 )
 def test_no_label_that_trains_a_fold_reaches_its_test(
     n: int, folds: int, horizon: int, extra: int
@@ -325,9 +329,7 @@ def test_training_refuses_what_was_not_known(late: str) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), at=st.integers(MAX_LOOKBACK_SESSIONS, 329))
-def test_a_session_computed_alone_equals_the_full_recompute_bit_for_bit(
-    seed: int, at: int
-) -> None:
+def test_a_session_computed_alone_equals_the_full_recompute_bit_for_bit(seed: int, at: int) -> None:
     market = made_market(seed)
     session = market.sessions[at]
     alone = features.compute_features(
@@ -361,7 +363,7 @@ def test_the_order_of_the_symbols_changes_nothing() -> None:
     assert turned.equals(feature_rows(market).drop("known_on"))
 
 
-# ---------------------------------------------------------------------------------- planted leaks
+# ------------------------------------------------------------------------------------ planted leaks
 
 
 def _wide(market: Market) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from marketlake.errors import SourceUnavailable
-from marketlake.services.platform.ports import free_port
+from marketlake.services.platform.ports import free_ports
 from marketlake.settings import PostgresSettings, Settings
 from marketlake.storage import dbt_project
 from pydantic import SecretStr
@@ -16,7 +16,7 @@ from pydantic import SecretStr
 @pytest.fixture
 def nowhere(tmp_path: Path) -> Settings:
     """Return settings of a Postgres that does not run."""
-    postgres = PostgresSettings(port=free_port(), password=SecretStr("not-a-real-password"))
+    postgres = PostgresSettings(port=free_ports(1)[0], password=SecretStr("not-a-real-password"))
     return Settings(home=tmp_path, postgres=postgres)
 
 
@@ -45,3 +45,8 @@ def test_the_parsed_project_is_kept_under_its_fingerprint(
 def test_the_fingerprint_is_of_the_files_and_not_of_the_moment() -> None:
     assert dbt_project.project_fingerprint() == dbt_project.project_fingerprint()
     assert len(dbt_project.project_fingerprint()) == 64
+
+
+def test_warming_up_needs_no_database_and_leaves_no_command_behind(nowhere: Settings) -> None:
+    dbt_project.warm(nowhere)
+    assert not (nowhere.home / "dbt").exists()

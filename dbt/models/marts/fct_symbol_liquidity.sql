@@ -24,15 +24,15 @@ windowed as (
         returns.symbol,
         returns.volume_shares,
         returns.dollar_volume_usd,
-        count(*) over past_sessions as sessions_in_window,
-        avg(returns.dollar_volume_usd) over past_sessions as average_dollar_volume,
-        avg(abs(returns.total_return) / nullif(returns.dollar_volume_usd / 1e6, 0)) over past_sessions
+        count(*) over past_20d as sessions_in_window,
+        avg(returns.dollar_volume_usd) over past_20d as average_dollar_volume,
+        avg(abs(returns.total_return) / nullif(returns.dollar_volume_usd / 1e6, 0)) over past_20d
             as mean_move_per_million,
-        bool_or(returns.dollar_volume_simulated) over past_sessions as simulated
+        bool_or(returns.dollar_volume_simulated) over past_20d as simulated
     from returns
     inner join equities
         on returns.symbol = equities.symbol
-    window past_sessions as (
+    window past_20d as (
         -- by session number: a missing bar shortens the window, an older bar does not fill it
         partition by returns.symbol
         order by returns.session_no

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 def run() -> None:
     """Do the main job: start, load history, train, run the last five sessions, say what came out.
 
-    What is already done is kept, so a second call takes seconds.
+    What is already done is kept, so a second call takes seconds; what failed is tried again.
     """
     began = monotonic_s()
     settings = start_platform().settings
@@ -50,7 +50,7 @@ def run() -> None:
     with _airflow(settings) as api:
         _on_demand(settings, api, "load_history", {"through": plan.history_through.isoformat()})
         _on_demand(settings, api, "train_models", {"as_of": plan.train_as_of.isoformat()})
-        _sessions(settings, api, list(plan.sessions), reprocess="none")
+        _sessions(settings, api, list(plan.sessions), reprocess="failed")
     _print_summary(settings, monotonic_s() - began)
 
 
@@ -178,13 +178,17 @@ def _sessions(
 
     label = f"{sessions[0]} to {sessions[-1]} ({len(sessions)} sessions)"
     before = daily_runs.session_progress(api, sessions)
-    if reprocess == "none" and all(session.is_complete for session in before):
+    if reprocess != "completed" and all(session.is_complete for session in before):
         typer.echo(f"backfill {label}  kept")
         return
     began = monotonic_s()
-    typer.echo(f"airflow backfill create: {label}")
-    daily_runs.create_backfill(settings, api, sessions[0], sessions[-1], reprocess=reprocess)
-    _require_created(daily_runs.session_progress(api, sessions))
+    if reprocess == "failed":
+        for resumed in daily_runs.resume_failed(api, before):
+            typer.echo(f"{resumed.session} {resumed.dag_id}  resumed")
+    if reprocess == "completed" or not all(session.has_begun for session in before):
+        typer.echo(f"airflow backfill create: {label}")
+        daily_runs.create_backfill(settings, api, sessions[0], sessions[-1], reprocess=reprocess)
+        _require_created(daily_runs.session_progress(api, sessions))
     with _Progress() as progress:
         ended = daily_runs.await_sessions(api, sessions, progress.tell_sessions)
     failed = [run for session in ended if (run := session.failed) is not None]

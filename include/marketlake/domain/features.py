@@ -8,6 +8,7 @@ belong: labels, models, and features of anything but closes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from datetime import date
 
@@ -63,9 +64,10 @@ def compute_features(
     """
     columns = (*symbols, benchmark)
     panel = prices.panel(bars, actions, sessions=sessions, symbols=columns)
-    first = int(np.searchsorted(np.array(sessions), np.array(first_output)))
+    first = bisect_left(sessions, first_output)
     rows = range(first, len(sessions))
-    blocks = [_block(panel, block) for block in _blocks(rows, len(columns))]
+    returns = panel.returns()
+    blocks = [_block(panel, returns, rows=block) for block in _blocks(rows, len(columns))]
     made = _simulated_rows(bars, actions, sessions=sessions, symbols=symbols, benchmark=benchmark)
     data: dict[str, Floats | Bools] = {
         name: np.concatenate([block[name] for block in blocks]).ravel() if blocks else np.empty(0)
@@ -94,7 +96,7 @@ def _blocks(rows: range, n_columns: int) -> Iterator[range]:
         yield range(start, min(start + step, rows.stop))
 
 
-def _block(panel: prices.Panel, rows: range) -> dict[str, Floats]:
+def _block(panel: prices.Panel, returns: Floats, *, rows: range) -> dict[str, Floats]:
     """Compute the own features of a run of sessions, each [len(rows), n_symbols].
 
     The panel's last column is the benchmark; it is used and not returned.
@@ -104,7 +106,7 @@ def _block(panel: prices.Panel, rows: range) -> dict[str, Floats]:
     later = np.ones_like(factors)
     later[..., :-1] = np.cumprod(factors[..., :0:-1], axis=-1)[..., ::-1]
     P = closes * later
-    r = _windows(panel.returns(), rows, 60, before=np.nan)
+    r = _windows(returns, rows, 60, before=np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         features = {**_of_prices(P), **_of_returns(r)}
         features["volatility_ratio_10d_60d"] = (

@@ -268,11 +268,23 @@ def _last_close_before(closes: Floats) -> Floats:
 
 def _later_ratios(rows: pl.DataFrame, splits: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """Products of split ratios with ex-dates after each row's session, and from it on."""
-    later, from_it = np.ones(rows.height), np.ones(rows.height)
-    symbols, days = rows["symbol"].to_numpy(), rows["session"].to_numpy().astype("datetime64[D]")
-    known = splits.filter(pl.col("split_ratio").is_not_null()).sort("session", "symbol")
-    for session, symbol, ratio in known.select("session", "symbol", "split_ratio").iter_rows():
-        same, ex_date = symbols == symbol, np.datetime64(session, "D")
-        later[same & (days < ex_date)] *= ratio
-        from_it[same & (days <= ex_date)] *= ratio
-    return pl.Series("later", later), pl.Series("from_it", from_it)
+    numbered = rows.select("session", "symbol").with_row_index("row")
+    ratios = splits.filter(pl.col("split_ratio").is_not_null()).select(
+        "symbol", "split_ratio", ex_date="session"
+    )
+    products = (
+        numbered.join(ratios.sort("symbol", "ex_date"), on="symbol", maintain_order="left_right")
+        .group_by("row", maintain_order=True)
+        .agg(
+            pl.col("split_ratio")
+            .filter(pl.col("ex_date") > pl.col("session"))
+            .product()
+            .alias("later"),
+            pl.col("split_ratio")
+            .filter(pl.col("ex_date") >= pl.col("session"))
+            .product()
+            .alias("from_it"),
+        )
+    )
+    found = numbered.join(products, on="row", how="left", maintain_order="left").fill_null(1.0)
+    return found["later"], found["from_it"]

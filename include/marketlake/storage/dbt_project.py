@@ -9,6 +9,7 @@ dbt keeps global state, so a process should build once; tasks are processes of t
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,32 @@ def build(
     if not outcome.success:
         raise _failure(nodes, outcome.exception, target_dir)
     return {"nodes": nodes, "engine": _engine()}
+
+
+def warm(settings: Settings) -> None:
+    """Do what dbt does once in every process; an executor calls it before it forks its tasks.
+
+    It imports, derives JSON schemas and reads the kept parse of the project (if there is one), so
+    that dbt's classes have generated their code. It runs no dbt command and opens no connection.
+    """
+    for module in PRELOAD:
+        importlib.import_module(module)
+    from dbt.adapters.postgres.connections import PostgresCredentials
+    from dbt.contracts import project, selection
+
+    for shape in (
+        PostgresCredentials,
+        project.Configuration,
+        project.PackageConfig,
+        project.ProfileConfig,
+        project.Project,
+        project.ProjectFlags,
+        selection.SelectorFile,
+    ):
+        shape.json_schema()
+    kept = _kept_manifest(settings, project_fingerprint())
+    if kept.is_file():
+        _read_manifest(kept)
 
 
 def project_fingerprint() -> str:
@@ -179,12 +206,11 @@ def _invoke(arguments: Sequence[str], *, target_dir: Path, manifest: Any) -> Any
 
 def _manifest(settings: Settings, fingerprint: str, target_dir: Path) -> Any:
     """Return the parsed project, kept beside the platform's state: parsing costs seconds."""
-    from dbt.contracts.graph.manifest import Manifest
-    from dbt.parser.manifest import extended_mashumaro_encoder, extended_mashumuro_decoder
+    from dbt.parser.manifest import extended_mashumaro_encoder
 
-    kept = settings.home / "dbt" / f"manifest-{fingerprint[:16]}.msgpack"
+    kept = _kept_manifest(settings, fingerprint)
     if kept.is_file():
-        return Manifest.from_msgpack(kept.read_bytes(), decoder=extended_mashumuro_decoder)
+        return _read_manifest(kept)
     outcome = _invoke(["parse"], target_dir=target_dir, manifest=None)
     if not outcome.success:
         raise _failure([], outcome.exception, target_dir)
@@ -193,6 +219,17 @@ def _manifest(settings: Settings, fingerprint: str, target_dir: Path) -> Any:
     written.write_bytes(outcome.result.to_msgpack(extended_mashumaro_encoder))
     written.replace(kept)
     return outcome.result
+
+
+def _kept_manifest(settings: Settings, fingerprint: str) -> Path:
+    return settings.home / "dbt" / f"manifest-{fingerprint[:16]}.msgpack"
+
+
+def _read_manifest(path: Path) -> Any:
+    from dbt.contracts.graph.manifest import Manifest
+    from dbt.parser.manifest import extended_mashumuro_decoder
+
+    return Manifest.from_msgpack(path.read_bytes(), decoder=extended_mashumuro_decoder)
 
 
 def _node(item: Any) -> dict[str, Any]:
@@ -230,9 +267,7 @@ def _failure(
         return GateFailed(
             expected="every dbt test to pass",
             was="; ".join(
-                f"{node['id']}: {node['message']}"
-                for node in failed
-                if node["status"] != "skipped"
+                f"{node['id']}: {node['message']}" for node in failed if node["status"] != "skipped"
             ),
             where="dbt build",
             todo="read the failing rows with the test's SQL; what depends on it was not built",

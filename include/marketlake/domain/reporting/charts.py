@@ -14,6 +14,7 @@ from html import escape
 
 _WIDTH = 1000.0
 _HEIGHT = 200.0
+_NO_LABEL_SHARE = 0.04
 
 
 def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
@@ -31,9 +32,11 @@ def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
 
 def month_ticks(sessions: Sequence[date], *, most: int = 5) -> list[tuple[int, str]]:
     """Return (position, label) of the first session of evenly chosen months, at most ``most``."""
+    # A label at either end would hang over the edge of the chart.
+    edge = math.ceil(len(sessions) * _NO_LABEL_SHARE)
     starts = [
         index
-        for index in range(1, len(sessions))
+        for index in range(max(1, edge), len(sessions) - edge)
         if sessions[index].month != sessions[index - 1].month
     ]
     stride = max(1, math.ceil(len(starts) / most))

@@ -85,6 +85,11 @@ class AirflowApi:
         """Return one run."""
         return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
 
+    def clear_failed(self, dag_id: str, run_id: str) -> None:
+        """Let a run's failed tasks, and what waits for them, run again."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear"
+        self._call("POST", path, body={"dry_run": False, "only_failed": True})
+
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return the task instances of one run."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"

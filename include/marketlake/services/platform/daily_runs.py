@@ -85,6 +85,15 @@ def create_backfill(
         )
 
 
+def resume_failed(api: AirflowApi, progress: Sequence[SessionProgress]) -> list[DagRun]:
+    """Clear what failed after the chain's first DAG; a backfill only knows the first."""
+    stopped = [run for session in progress if (run := session.failed) is not None]
+    resumed = [run for run in stopped if run.dag_id != DAILY_CHAIN[0]]
+    for run in resumed:
+        api.clear_failed(run.dag_id, run.run_id)
+    return resumed
+
+
 def session_progress(api: AirflowApi, sessions: Sequence[date]) -> list[SessionProgress]:
     """Ask Airflow how far the sessions are."""
     return follow(sessions, api.runs(**_key_filter(sessions)))

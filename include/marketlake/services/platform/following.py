@@ -64,6 +64,11 @@ class SessionProgress:
     chain_length: int
 
     @property
+    def has_begun(self) -> bool:
+        """Return whether the chain's first DAG has run, or runs, without failing."""
+        return bool(self.runs) and self.runs[0].state != "failed"
+
+    @property
     def failed(self) -> DagRun | None:
         """Return the run that stopped this session, if one did."""
         return next((run for run in self.runs if run.state == "failed"), None)
