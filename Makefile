@@ -73,6 +73,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.txt > .venv/uv.txt
 	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
-	@$(RUN) uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.txt
+	@$(RUN) uv pip install --quiet --compile-bytecode --python .venv/bin/python \
+	  --require-hashes -r requirements.txt
 	@$(RUN) uv pip install --quiet --python .venv/bin/python --no-build-isolation --no-deps -e .
 	@touch $(STAMP)

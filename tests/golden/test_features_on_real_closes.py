@@ -108,9 +108,8 @@ def test_beta_and_skewness_are_those_of_statsmodels_and_scipy(session: str) -> N
     for symbol in ("AAPL", "XOM", "JPM"):
         slope = OLS(r[symbol].to_numpy(), add_constant(r[BENCHMARK].to_numpy())).fit().params[1]
         assert _wide("beta_60d").loc[session, symbol] == pytest.approx(slope, rel=1e-9)
-        assert _wide("skewness_60d").loc[session, symbol] == pytest.approx(
-            skew(r[symbol]), rel=1e-9
-        )
+        skewness = _wide("skewness_60d").loc[session, symbol]
+        assert skewness == pytest.approx(skew(r[symbol]), rel=1e-9)
 
 
 def test_prices_as_they_traded_give_the_same_features_as_the_adjusted_closes() -> None:

@@ -349,6 +349,20 @@ def test_a_session_computed_alone_equals_the_full_recompute_bit_for_bit(seed: in
     )
 
 
+def test_the_other_symbols_change_nothing_but_the_rank() -> None:
+    market = made_market(6)
+    alone = features.compute_features(
+        market.bars,
+        market.actions,
+        sessions=market.sessions,
+        symbols=market.symbols[:1],
+        benchmark=BENCHMARK,
+        first_output=market.sessions[0],
+    )
+    among = feature_rows(market).filter(pl.col("symbol") == market.symbols[0])
+    assert alone.drop("rank_return_20d").equals(among.drop("rank_return_20d", "known_on"))
+
+
 def test_the_order_of_the_symbols_changes_nothing() -> None:
     market = made_market(6)
     names = market.symbols[::-1]

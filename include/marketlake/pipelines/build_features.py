@@ -50,15 +50,14 @@ def compute_span(
         symbols=membership["symbol"].unique().sort().to_list(),
         benchmark=market.benchmark,
         first_output=first,
+        members=membership,
     )
     known_at = pl.DataFrame(
         {"session": outputs, "known_at_utc": [ctx.known_at(day) for day in outputs]},
         schema={"session": pl.Date, "known_at_utc": pl.Datetime("us", "UTC")},
     )
     return (
-        frame.join(membership, on=["session", "symbol"], how="semi").join(
-            known_at, on="session", how="left"
-        ),
+        frame.join(known_at, on="session", how="left"),
         inputs,
     )
 

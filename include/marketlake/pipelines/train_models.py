@@ -29,13 +29,14 @@ def train(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
         CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION, sessions, as_of=as_of
     )
     features = as_polars(ctx.lake.read(CORE_FEATURES_DAILY, sessions, as_of=as_of))
-    symbols = universe.members_over(market, [sessions[0], as_of])["symbol"].unique().sort()
+    members = universe.members_over(market, sessions).select("session", "symbol")
     labels = forecasting.labels(
         bars,
         actions,
         sessions=sessions,
-        symbols=symbols.to_list(),
+        symbols=members["symbol"].unique().sort().to_list(),
         horizon=settings.horizon_sessions,
+        members=members,
     )
     document = forecasting.train(
         features,

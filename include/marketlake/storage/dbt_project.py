@@ -58,7 +58,8 @@ def build(
 
     With a ``session``, only that session's rows are replaced, unless the tables do not exist yet
     or were made by other SQL: then, as without a session, everything is built from scratch.
-    ``select`` narrows the build to a dbt selection. dbt's own files go to ``target_dir``.
+    ``select`` narrows the build to a dbt selection. dbt's log goes to ``target_dir``, and so do
+    its manifest and run results unless only a session is built.
 
     Raises
     ------
@@ -150,8 +151,9 @@ def _selection(select: str | None, session: date | None) -> list[str]:
         return ["--select", select]
     if session is None:
         return []
-    # Seeds, staging views and unit tests change with the project, not with a session.
-    return ["--select", "tag:session", "--exclude-resource-type", "unit_test"]
+    # Seeds, staging views and unit tests change with the project, not with a session; so does the
+    # manifest, and writing it out would take longer than building the session.
+    return ["--select", "tag:session", "--exclude-resource-type", "unit_test", "--no-write-json"]
 
 
 @contextmanager

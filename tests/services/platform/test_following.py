@@ -73,6 +73,14 @@ def test_a_failure_settles_a_session_and_names_the_run() -> None:
     assert progress.failed.run_id == "validate-5"
 
 
+def test_a_session_has_begun_unless_its_first_dag_is_missing_or_failed() -> None:
+    failed_later = [run("ingest", 0), run("validate", 5, state="failed")]
+    cases = [([], False), ([run("ingest", 0, state="failed")], False), (failed_later, True)]
+    for rows, expected in cases:
+        (progress,) = follow([SESSION], rows, chain=CHAIN)
+        assert progress.has_begun is expected
+
+
 def test_runs_of_other_sessions_and_without_a_session_are_left_out() -> None:
     unkeyed = run("ingest", 0) | {"partition_key": None}
     other = run("ingest", 0, session=date(2022, 12, 27))

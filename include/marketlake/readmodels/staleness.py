@@ -1,0 +1,107 @@
+"""Which sessions are missing, and which were made from something that has been replaced since.
+
+An artifact is stale when a parent named in its manifest is no longer what readers get: the parent
+was republished with other content, or a session object with other rows now goes before the year it
+was read from. Reprocessing a stale session makes it current; content decides, never time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import polars as pl
+import pyarrow as pa
+
+from marketlake.contracts.catalog import CATALOG, OUT_REPORTS_DAILY, contract
+from marketlake.storage.lake import Lake
+from marketlake.storage.manifest import Manifest
+from marketlake.types import ArtifactRef, Partition
+
+
+@dataclass(frozen=True)
+class StaleArtifact:
+    """One artifact of a session, the parent that changed, and what the parent is now."""
+
+    session: date
+    contract: str
+    parent: str
+    parent_sha256: str
+    now_sha256: str
+
+
+def unreported_sessions(lake: Lake, sessions: Sequence[date]) -> list[date]:
+    """Return the sessions whose chain has not reached its report."""
+    done = set(lake.published_sessions(OUT_REPORTS_DAILY))
+    return [session for session in sessions if session not in done]
+
+
+def stale_artifacts(lake: Lake, sessions: Sequence[date]) -> list[StaleArtifact]:
+    """Return the stale artifacts of some sessions, in the order of the chain.
+
+    Records (reports of tools) are nobody's data, so a changed record makes nothing stale.
+    """
+    return _Comparison(lake).of_sessions(sessions)
+
+
+class _Comparison:
+    """Manifests of every contract, read once, and what each parent has become."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._manifests: dict[str, dict[str, Manifest]] = {}
+
+    def of_sessions(self, sessions: Sequence[date]) -> list[StaleArtifact]:
+        wanted = {Partition.of_session(session).key: session for session in sessions}
+        return [
+            StaleArtifact(session, item.name, f"{parent.contract}/{parent.partition}", *hashes)
+            for item in CATALOG
+            if not item.record
+            for key, session in sorted(wanted.items())
+            if (manifest := self._published(item.name).get(key)) is not None
+            for parent in manifest.parents
+            if not contract(parent.contract).record
+            for hashes in self._changes(parent, manifest.parents, session)
+        ]
+
+    def _published(self, name: str) -> dict[str, Manifest]:
+        if name not in self._manifests:
+            self._manifests[name] = {
+                manifest.partition: manifest for manifest in self._lake.manifests(contract(name))
+            }
+        return self._manifests[name]
+
+    def _changes(
+        self, parent: ArtifactRef, parents: Iterable[ArtifactRef], session: date
+    ) -> list[tuple[str, str]]:
+        now = self._published(parent.contract).get(parent.partition)
+        if now is None or now.sha256 != parent.sha256:
+            return [(parent.sha256, now.sha256 if now else "withdrawn")]
+        if Partition.parse(parent.partition).kind == "session":
+            return []
+        read_alone = {ref.partition for ref in parents if ref.contract == parent.contract}
+        return [
+            (parent.sha256, override.sha256)
+            for key, override in self._published(parent.contract).items()
+            if key not in read_alone
+            and (day := _session_of(key)) is not None
+            and day <= session
+            and day.isoformat() in now.sessions
+            and self._differs(parent, override, day)
+        ]
+
+    def _differs(self, year: ArtifactRef, override: Manifest, session: date) -> bool:
+        tables = [self._lake.read_ref(year), self._lake.read_ref(override.ref(self._lake.bucket))]
+        frames = [pl.from_arrow(table) for table in tables if isinstance(table, pa.Table)]
+        days = [
+            frame.filter(pl.col("session") == session)
+            for frame in frames
+            if isinstance(frame, pl.DataFrame)
+        ]
+        return len(days) != len(tables) or not days[0].equals(days[1])
+
+
+def _session_of(key: str) -> date | None:
+    partition = Partition.parse(key)
+    return partition.session if partition.kind == "session" else None
