@@ -64,7 +64,7 @@ format: $(STAMP) ## Format the code and apply safe lint fixes
 	@$(RUN) ruff check --fix .
 
 lock: $(STAMP) ## Compile requirements.in to the hash-pinned requirements.txt
-	@$(RUN) uv pip compile requirements.in --generate-hashes --no-emit-index-url \
+	@$(RUN) uv pip compile requirements.in --universal --generate-hashes --no-emit-index-url --no-header \
 	  --python-version 3.11 --output-file requirements.txt
 
 $(STAMP): requirements.txt pyproject.toml
