@@ -86,7 +86,7 @@ def test_the_log_of_an_unknown_component_is_refused_with_the_known_ones(tmp_path
 
 def test_a_backfill_without_a_platform_says_how_to_start_one(tmp_path: Path) -> None:
     refused = marketlake(tmp_path, "backfill", "--from", "2022-12-28", "--to", "2022-12-28")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "`marketlake up` starts it" in refused.stderr
 
 

@@ -13,7 +13,7 @@ import typer
 from marketlake.calendars import Calendar
 from marketlake.cli.platform import start_platform
 from marketlake.clock import monotonic_s, utc_now
-from marketlake.errors import MissingPartition
+from marketlake.errors import ConfigError, MissingPartition
 from marketlake.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -65,6 +65,15 @@ def backfill(
         Literal["none", "failed", "completed"],
         typer.Option(help="Which sessions that have already been run are run again."),
     ] = "none",
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only sessions whose report is not published.")
+    ] = False,
+    stale: Annotated[
+        bool,
+        typer.Option(
+            "--stale", help="Only sessions made from something replaced since; redo them."
+        ),
+    ] = False,
 ) -> None:
     """Run the daily DAGs for every exchange session of a range, and wait for all of them."""
     settings = load_settings()
@@ -73,7 +82,12 @@ def backfill(
         typer.echo(f"no {settings.market.calendar} session from {first:%F} to {last:%F}")
         return
     with _airflow(settings) as api:
-        _sessions(settings, api, sessions, reprocess=reprocess)
+        if not (missing or stale):
+            _sessions(settings, api, sessions, reprocess=reprocess)
+        if missing:
+            _missing_sessions(settings, api, sessions)
+        if stale:
+            _stale_sessions(settings, api, sessions)
 
 
 def train(
@@ -131,6 +145,13 @@ def _airflow(settings: Settings) -> Iterator[AirflowApi]:
     from marketlake.services.platform.airflow_api import AirflowApi
     from marketlake.services.platform.daily_runs import require_running
 
+    if not settings.airflow.password.get_secret_value():
+        raise ConfigError(
+            expected="a platform with a state folder of its own, or MARKETLAKE_AIRFLOW__PASSWORD",
+            was="no password for Airflow",
+            where=str(settings.runtime_env),
+            todo="`marketlake up` starts it",
+        )
     with AirflowApi(settings.airflow) as api:
         require_running(api, settings)
         yield api
@@ -195,6 +216,45 @@ def _sessions(
     if failed:
         _fail([task for run in failed for task in daily_runs.failed_tasks(settings, api, run)])
     typer.echo(f"backfill {label}  done in {monotonic_s() - began:.1f} s")
+
+
+def _missing_sessions(settings: Settings, api: AirflowApi, sessions: list[date]) -> None:
+    """Run what has no report yet; what failed on the way is taken up where it stopped."""
+    from marketlake.readmodels.staleness import unreported_sessions
+    from marketlake.storage.lake import Lake
+
+    absent = unreported_sessions(Lake(settings.lake), sessions)
+    typer.echo(f"{len(absent)} of {len(sessions)} sessions are missing")
+    for stretch in _stretches(sessions, absent):
+        _sessions(settings, api, stretch, reprocess="failed")
+
+
+def _stale_sessions(settings: Settings, api: AirflowApi, sessions: list[date]) -> None:
+    """Redo what was made from something replaced since, oldest first, until nothing is stale."""
+    from marketlake.readmodels.staleness import stale_artifacts
+    from marketlake.storage.lake import Lake
+
+    found = stale_artifacts(Lake(settings.lake), sessions)
+    if not found:
+        typer.echo("nothing is stale")
+        return
+    for item in found:
+        typer.echo(f"stale: {item.session} {item.contract}, because {item.parent} changed")
+    for stretch in _stretches(sessions, sorted({item.session for item in found})):
+        _sessions(settings, api, stretch, reprocess="completed")
+
+
+def _stretches(sessions: list[date], wanted: list[date]) -> list[list[date]]:
+    """Split the wanted sessions into runs of neighbours: a backfill takes a range."""
+    stretches: list[list[date]] = []
+    for before, session in zip([None, *sessions], sessions, strict=False):
+        if session not in wanted:
+            continue
+        if stretches and stretches[-1][-1] == before:
+            stretches[-1].append(session)
+        else:
+            stretches.append([session])
+    return stretches
 
 
 def _require_created(progress: list[SessionProgress]) -> None:

@@ -5,7 +5,7 @@ What does not belong: decisions about what to run (``cli``), and anything that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import httpx
@@ -89,6 +89,18 @@ class AirflowApi:
         """Let a run's failed tasks, and what waits for them, run again."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/clear"
         self._call("POST", path, body={"dry_run": False, "only_failed": True})
+
+    def clear(self, dag_id: str, run_id: str, *, task_ids: Sequence[str]) -> None:
+        """Let tasks of a run, and what follows them in it, run again."""
+        body = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": list(task_ids),
+            "include_downstream": True,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
+        self._call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body=body)
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return the task instances of one run."""

@@ -1,0 +1,103 @@
+"""Backfills beyond the main job: other sessions, reprocessing, another folder, a live market."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime
+
+import pytest
+from marketlake.calendars import Calendar
+from marketlake.clock import sleep_s, utc_now
+from marketlake.services.platform.airflow_api import AirflowApi
+
+from tests.integration.conftest import SESSIONS, ContentHashes, Installation, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.platform, pytest.mark.timeout(1500)]
+
+HALF_DAY = date(2022, 11, 25)
+SPRING, AUTUMN = date(2022, 3, 14), date(2022, 11, 7)  # first sessions of each clock change
+
+
+def test_reprocessing_completed_sessions_gives_the_same_bytes(
+    ran: Installation, first_hashes: ContentHashes
+) -> None:
+    first, last = SESSIONS[0].isoformat(), SESSIONS[-1].isoformat()
+    ran.must("backfill", "--from", first, "--to", last, "--reprocess", "completed")
+    assert ran.hashes(SESSIONS) == {
+        key: value
+        for key, value in first_hashes.items()
+        if key[1] in {f"session={session}" for session in SESSIONS}
+    }
+
+
+def test_ten_more_sessions_run_the_whole_chain_across_a_holiday_a_half_day_and_both_clock_changes(
+    ran: Installation, first_hashes: ContentHashes, api: AirflowApi
+) -> None:
+    ran.must("train", "--as-of", "2022-02-14")
+    ranges = [
+        ("2022-03-10", "2022-03-15"),
+        ("2022-11-04", "2022-11-07"),
+        ("2022-11-22", "2022-11-28"),
+    ]
+    for first, last in ranges:
+        ran.must("backfill", "--from", first, "--to", last)
+    calendar = Calendar.of("XNYS")
+    sessions = [
+        session
+        for first, last in ranges
+        for session in calendar.sessions(date.fromisoformat(first), date.fromisoformat(last))
+    ]
+    assert len(sessions) == 10
+    roots = {
+        run["partition_key"]: datetime.fromisoformat(run["run_after"])
+        for run in api.runs("ingest_market_data")
+        if run["run_type"] == "backfill"
+    }
+    assert set(roots) == {str(session) for session in [*sessions, *SESSIONS]}
+    assert "2022-11-24" not in roots  # Thanksgiving
+    assert roots[str(HALF_DAY)].strftime("%H:%M") == "18:30"
+    assert roots["2022-03-11"].strftime("%H:%M") == "21:30"
+    assert roots[str(SPRING)].strftime("%H:%M") == "20:30"
+    assert roots["2022-11-04"].strftime("%H:%M") == "20:30"
+    assert roots[str(AUTUMN)].strftime("%H:%M") == "21:30"
+    assert all(ran.progress(api, session).is_complete for session in sessions)
+    reports = {key for name, key in ran.hashes(sessions) if name == "out_reports__daily"}
+    assert reports == {f"session={session}" for session in sessions}
+
+
+def test_backfilled_sessions_inside_the_history_leave_later_sessions_current(
+    ran: Installation, first_hashes: ContentHashes
+) -> None:
+    """A session object goes before its year; the same prices must not make a later day stale."""
+    printed = ran.must("backfill", "--from", "2022-12-21", "--to", "2022-12-28", "--stale")
+    assert "nothing is stale" in printed
+
+
+def test_another_folder_gives_the_same_bytes(
+    install: Callable[..., Installation], first_hashes: ContentHashes
+) -> None:
+    other = install("another folder", first_session="2019-01-02")
+    other.must("run")
+    assert other.hashes() == first_hashes
+
+
+def test_a_live_market_gets_exactly_one_run_for_its_newest_closed_session(
+    install: Callable[..., Installation],
+) -> None:
+    live = install("live", name="generated", first_session="2024-01-02")
+    live.must("up")
+    calendar = Calendar.of("XNYS")
+    with AirflowApi(live.settings.airflow) as api:
+        wait_until(lambda: api.runs("ingest_market_data"), what="a scheduled run", within_s=90)
+        newest = calendar.latest_closed(utc_now())
+        sleep_s(30)  # time enough for a second run, if the scheduler wanted one
+        runs = api.runs("ingest_market_data")
+        assert [(run["run_type"], run["partition_key"]) for run in runs] == [
+            ("scheduled", newest.isoformat())
+        ]
+        live.must("run")
+        assert live.progress(api, newest).is_complete
+        scheduled = [
+            run for run in api.runs("ingest_market_data") if run["run_type"] == "scheduled"
+        ]
+        assert len(scheduled) == 1
