@@ -74,7 +74,7 @@ def test_named_exports_stand_beside_their_artifacts(
         "risk_analysis/portfolio_risk_20221221.csv",
         "reports/daily_report_20221221.html",
     ):
-        assert len(lake.get_bytes(name)) > 50, name
+        assert len(lake.get_bytes(name)) > 40, name
 
 
 def test_a_planted_unit_error_is_quarantined_with_its_reason_and_never_reaches_core(

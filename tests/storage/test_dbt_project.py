@@ -31,7 +31,7 @@ def test_a_dead_database_is_an_unavailable_source_and_retried(
     assert "DBT_ENV_SECRET_POSTGRES_PASSWORD" not in os.environ
 
 
-def test_the_parsed_project_is_kept_under_its_fingerprint(
+def test_the_parsed_project_is_kept_under_its_database_and_fingerprint(
     nowhere: Settings, tmp_path: Path
 ) -> None:
     with pytest.raises(SourceUnavailable):
@@ -39,7 +39,8 @@ def test_the_parsed_project_is_kept_under_its_fingerprint(
             nowhere, select="dim_session", session=None, target_dir=tmp_path / "target"
         )
     (kept,) = (tmp_path / "dbt").iterdir()
-    assert kept.name == f"manifest-{dbt_project.project_fingerprint()[:16]}.msgpack"
+    fingerprint = dbt_project.project_fingerprint()[:16]
+    assert kept.name == f"manifest-{nowhere.postgres.warehouse_db}-{fingerprint}.msgpack"
 
 
 def test_the_fingerprint_is_of_the_files_and_not_of_the_moment() -> None:

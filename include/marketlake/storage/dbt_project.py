@@ -224,7 +224,9 @@ def _manifest(settings: Settings, fingerprint: str, target_dir: Path) -> Any:
 
 
 def _kept_manifest(settings: Settings, fingerprint: str) -> Path:
-    return settings.home / "dbt" / f"manifest-{fingerprint[:16]}.msgpack"
+    # The parsed project names its database, so each database has a file of its own.
+    name = f"manifest-{settings.postgres.warehouse_db}-{fingerprint[:16]}.msgpack"
+    return settings.home / "dbt" / name
 
 
 def _read_manifest(path: Path) -> Any:
