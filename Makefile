@@ -9,7 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RUN := .venv/bin/python -m
 STAMP := .venv/.installed
-MARKETLAKE := set -a; [ ! -f .env ] || . ./.env; set +a; .venv/bin/marketlake
+MARKETLAKE := .venv/bin/marketlake
+IF_INSTALLED := [ -x $(MARKETLAKE) ] || { echo "nothing is installed here"; exit 0; };
 
 # A shell's own Python and Airflow settings must not redirect ours.
 unexport PYTHONPATH PYTHONHOME AIRFLOW_HOME AIRFLOW_CONFIG
@@ -17,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME AIRFLOW_HOME AIRFLOW_CONFIG
 # SANDBOX_DATA=<folder of Parquet> replays another history instead of the packaged market.
 ifdef SANDBOX_DATA
 export MARKETLAKE_MARKET__NAME := folder
-export MARKETLAKE_SANDBOX__DATA := $(SANDBOX_DATA)
+export MARKETLAKE_SANDBOX__DATA := $(shell realpath -- "$(SANDBOX_DATA)")
 endif
 
 .PHONY: help
@@ -32,17 +33,17 @@ install: $(STAMP) ## Make .venv with the pinned packages (the only step that nee
 run: $(STAMP) ## The main job: start everything, load history, train, run the last five sessions
 	@$(MARKETLAKE) run
 
-status: $(STAMP) ## Show every component and where the UI is
-	@$(MARKETLAKE) status
+status: ## Show every component and where the UI is
+	@$(IF_INSTALLED) $(MARKETLAKE) status
 
-logs: $(STAMP) ## Print the end of every component's log
-	@$(MARKETLAKE) logs
+logs: ## Print the end of every component's log
+	@$(IF_INSTALLED) $(MARKETLAKE) logs
 
-stop: $(STAMP) ## Stop every process; the data stays
-	@$(MARKETLAKE) down
+stop: ## Stop every process; the data stays
+	@$(IF_INSTALLED) $(MARKETLAKE) down
 
-clean: $(STAMP) ## Stop, and delete the state folder: lake, databases, ledger, logs
-	@$(MARKETLAKE) clean --yes
+clean: ## Stop, and delete the state folder: lake, databases, ledger, logs
+	@$(IF_INSTALLED) $(MARKETLAKE) clean --yes
 
 #: Work on it
 .PHONY: test test-slow check format lock
@@ -57,7 +58,8 @@ check: $(STAMP) ## Check format, lint, types, import floors, contract renderings
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/marketlake contracts check
+	@$(MARKETLAKE) contracts check
+	@$(RUN) pytest -q tests/docs
 
 format: $(STAMP) ## Format the code and apply safe lint fixes
 	@$(RUN) ruff format .
@@ -68,9 +70,9 @@ lock: $(STAMP) ## Compile requirements.in to the hash-pinned requirements.txt
 	  --python-version 3.11 --output-file requirements.txt
 
 $(STAMP): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	  f"Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
-	@[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and \
+	  f"Python 3.11 to 3.13 is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.txt > .venv/uv.txt
 	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
 	@$(RUN) uv pip install --quiet --compile-bytecode --python .venv/bin/python \

@@ -13,7 +13,7 @@ verification recomputes every leaf hash and the root.
 """
 
 from airflow.sdk import dag, task
-from marketlake.orchestration.retries import GATE_ARGS, task_defaults
+from marketlake.orchestration.retries import task_defaults
 from marketlake.orchestration.style import OWNER_PLATFORM, Tag
 from marketlake.orchestration.tasks import Json, date_param, optional_session, run_step
 
@@ -39,7 +39,7 @@ def archive_lake() -> None:
 
         return run_step(archive_lake.compact, as_of=date_param("through"))
 
-    @task(**GATE_ARGS)
+    @task
     def verify_ledger() -> Json:
         from marketlake.pipelines import archive_lake
 

@@ -8,8 +8,9 @@ from the past of the benchmark only.
 
 - `classify_regime` or `measure_risk` is up for retry with MissingPartition: a session of the window
   is not published; see `build_features`.
-- `measure_risk` failed with ContractViolation: a measure came out as NaN or out of its bounds. The
-  message names the measure and the rows.
+- `classify_regime` failed with ContractViolation: the benchmark has no close at the session. See
+  its quarantine in `validate_market_data`; a regime is not guessed.
+- `publish` failed with GateFailed: a measure breaks its contract. The message names the check.
 """
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
@@ -44,7 +45,7 @@ def assess_risk() -> None:
     def publish(regime: list[Json], risk: list[Json]) -> Json:
         from marketlake.pipelines import assess_risk
 
-        return run_step(assess_risk.publish, staged=[*regime, *risk])
+        return run_step(assess_risk.publish, regime=regime, measured=risk)
 
     publish(classify_regime(), measure_risk())
 

@@ -8,7 +8,7 @@ found.
 **Triage**
 
 - `gate` failed with GateFailed: read the gate report (`marketlake show core_quality__gate_report`)
-  and the quarantine. Gates never retry: the same rows get the same verdict. After the vendor
+  and the quarantine. A verdict is never retried: the same rows get the same one. After the vendor
   corrects its data, clear `ingest_market_data` for the session.
 - `gate` failed with LookaheadError or ContractViolation: a bug in ours, not in the data.
 - `publish` is up for retry with MissingPartition: the session before is still on its way.
@@ -16,7 +16,7 @@ found.
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 from marketlake.orchestration.assets import MARKET_DATA_INGESTED, MARKET_DATA_VALIDATED
-from marketlake.orchestration.retries import GATE_ARGS, task_defaults
+from marketlake.orchestration.retries import task_defaults
 from marketlake.orchestration.style import OWNER_DATA, Tag
 from marketlake.orchestration.tasks import Json, run_step
 
@@ -30,7 +30,7 @@ from marketlake.orchestration.tasks import Json, run_step
     doc_md=__doc__,
 )
 def validate_market_data() -> None:
-    @task(**GATE_ARGS)
+    @task
     def gate() -> Json:
         from marketlake.pipelines import validate_market_data
 

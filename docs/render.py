@@ -21,10 +21,11 @@ _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _HEAD = """# Settings
 
 Every setting is an environment variable: `MARKETLAKE_`, then the section and the name, joined by
-`__`. The strongest source wins: the environment, then `runtime.env` in the state folder (written by
-`marketlake up`: ports and generated secrets), then the default below. An unknown name or a wrong
-value stops every command with a message that names it. Secrets are never printed, logged or put
-into XCom.
+`__`. The strongest source wins: the environment, then `.env` at the root of the repository, then
+`runtime.env` in the state folder (written by `marketlake up`: ports and generated secrets), then
+the default below. An unknown name or a wrong value stops every command with a message that names
+it. `MARKETLAKE_HOME` in `.env` may be relative to the repository; make other paths there absolute.
+Secrets are never logged or put into XCom.
 
 This page is made from `include/marketlake/settings.py` by `docs/render.py`.
 """

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Tests choose their settings; what a developer's shell exports must not change an outcome.
 for _name in [name for name in os.environ if name.startswith(("MARKETLAKE_", "AIRFLOW_"))]:
     del os.environ[_name]
+os.environ["MARKETLAKE_ENV_FILE"] = os.devnull  # nor what the checkout's .env says
 # The store is plain HTTP on the loopback interface; a missing bundle file would break the client.
 for _name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[_name]
@@ -116,9 +117,9 @@ def platform(scratch_root: Path) -> Iterator[Platform]:
     """Yield the whole platform, up, in a scratch folder. Tests that use it are marked so."""
     from marketlake.services.platform.stack import Platform
 
-    whole = Platform.prepared(scratch_root / "the platform", usual_ports=False)
+    whole = Platform.at(scratch_root / "the platform")
     try:
-        whole.up()
+        whole.up(usual_ports=False)
         yield whole
     finally:
         whole.down()

@@ -119,6 +119,20 @@ def test_a_session_counts_as_closed_from_the_instant_of_its_close(xnys: Calendar
     assert xnys.latest_closed(close - timedelta(seconds=1)) == date(2022, 11, 23)
 
 
+def test_a_session_is_due_when_the_delay_after_its_close_is_over(xnys: Calendar) -> None:
+    due = datetime(2022, 11, 25, 18, 30, tzinfo=UTC)  # a half day, closed at 18:00
+    early = due - timedelta(seconds=1)
+    assert xnys.latest_due(due, 30) == xnys.require_due(date(2022, 11, 25), due, delay_minutes=30)
+    assert xnys.latest_due(early, 30) == date(2022, 11, 23)
+    with pytest.raises(ConfigError, match="due at 2022-11-25 18:30 UTC"):
+        xnys.require_due(date(2022, 11, 25), early, delay_minutes=30)
+
+
+def test_a_day_without_trading_is_never_due(xnys: Calendar) -> None:
+    with pytest.raises(ConfigError, match="2022-11-23 or 2022-11-25"):
+        xnys.require_due(date(2022, 11, 24), datetime(2026, 1, 2, tzinfo=UTC), delay_minutes=0)
+
+
 def test_an_instant_without_a_zone_is_refused(xnys: Calendar) -> None:
     with pytest.raises(ConfigError, match="time zone"):
         xnys.latest_closed(datetime(2022, 12, 28, 21))  # noqa: DTZ001 - the fault under test

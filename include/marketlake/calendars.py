@@ -89,6 +89,22 @@ class Calendar:
             self._refuse(at.astimezone(UTC).date())
         return self._sessions[position]
 
+    def latest_due(self, at: datetime, delay_minutes: int) -> date:
+        """Return the newest session that closed ``delay_minutes`` or more before ``at``."""
+        return self.latest_closed(at - timedelta(minutes=delay_minutes))
+
+    def require_due(self, session: date, at: datetime, *, delay_minutes: int) -> date:
+        """Return ``session``; raise ConfigError when it is none, or not due at the instant."""
+        due_at = self.known_at(session, delay_minutes)
+        if at < due_at:
+            raise ConfigError(
+                expected=f"a session that is over, its data due by {at:%Y-%m-%d %H:%M} UTC",
+                was=f"{session}, due at {due_at:%Y-%m-%d %H:%M} UTC",
+                where=f"calendar {self.name}",
+                todo="wait until then, or choose an earlier session",
+            )
+        return session
+
     def known_at(self, session: date, lag_minutes: int) -> datetime:
         """Return when data of a session could be known: its close plus the source's lag."""
         return self.close_at(session) + timedelta(minutes=lag_minutes)

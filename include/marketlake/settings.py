@@ -1,7 +1,8 @@
 """One frozen, typed settings object. Reading it has no side effects.
 
-Sources, strongest first: environment (``MARKETLAKE_*``, nested with ``__``), then the
-``runtime.env`` that a running platform wrote into its state folder, then the defaults below.
+Sources, strongest first: environment (``MARKETLAKE_*``, nested with ``__``), then the ``.env`` at
+the root of the repository, then the ``runtime.env`` that a running platform wrote into its state
+folder, then the defaults below.
 Secrets are ``SecretStr``: they print as stars.
 """
 
@@ -13,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -31,8 +33,8 @@ class _Section(BaseModel):
 class MarketSettings(_Section):
     """Which market is run: its calendar, its span, its members."""
 
-    name: Literal["packaged", "generated", "folder"] = "packaged"
-    calendar: str = "XNYS"
+    name: Literal["packaged", "generated", "folder", "live"] = "packaged"
+    calendar: Literal["XNYS"] = "XNYS"
     first_session: date = date(2010, 1, 4)
     last_session: date | None = _PACKAGED_LAST_SESSION
     benchmark: str = "^GSPC"
@@ -76,11 +78,17 @@ class PostgresSettings(_Section):
 
     def conninfo(self, database: str) -> str:
         """Return a libpq connection string; it holds the password, so never log it."""
-        return (
-            f"host={self.host} port={self.port} user={self.user} dbname={database} "
-            f"password={self.password.get_secret_value()} "
-            f"connect_timeout={self.connect_timeout_s}"
-        )
+        parts: dict[str, object] = {
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "dbname": database,
+            "password": self.password.get_secret_value(),
+            "connect_timeout": self.connect_timeout_s,
+        }
+        escaped = str.maketrans({"\\": r"\\", "'": r"\'"})
+        quoted = {name: str(value).translate(escaped) for name, value in parts.items()}
+        return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
 
 class LedgerSettings(_Section):
@@ -175,6 +183,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = PROJECT_ROOT / ".marketlake"
+    env_file: Path = PROJECT_ROOT / ".env"
     mode: Literal["sandbox", "live"] = "sandbox"
     code_version: str | None = None
     market: MarketSettings = MarketSettings()
@@ -188,6 +197,21 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     risk: RiskSettings = RiskSettings()
     airflow: AirflowSettings = AirflowSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _live_is_a_market_of_its_own(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("mode") == "live":
+            given = values.get("market", {})
+            market = given if isinstance(given, dict) else given.model_dump(exclude_unset=True)
+            return {**values, "market": {**market, "name": "live"}}
+        return values
+
+    @model_validator(mode="after")
+    def _only_live_mode_has_it(self) -> Settings:
+        if self.market.name == "live" and self.mode != "live":
+            raise ValueError("the market 'live' needs MARKETLAKE_MODE=live")
+        return self
 
     @property
     def runtime_env(self) -> Path:
@@ -203,20 +227,47 @@ def load_settings(home: Path | None = None) -> Settings:
     ConfigError
         When a variable has a wrong name or value; the message lists each.
     """
-    folder = home or Path(os.environ.get("MARKETLAKE_HOME", PROJECT_ROOT / ".marketlake"))
+    env_file = Path(os.environ.get("MARKETLAKE_ENV_FILE", PROJECT_ROOT / ".env"))
+    folder = home or _chosen_home(env_file)
+    runtime_env = folder / "runtime.env"
+    faults = [f"{name}: no such setting" for name in os.environ if not _is_known(name)]
     try:
-        return Settings(_env_file=folder / "runtime.env", home=folder.resolve())
+        # Of two files the later is the stronger: a person's choice stands over a generated one.
+        settings = Settings(_env_file=(runtime_env, env_file), home=folder.resolve())
     except ValidationError as error:
-        faults = "; ".join(
-            f"MARKETLAKE_{'__'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+        faults += [
+            f"{_variable(fault['loc'])}: {fault['msg']}"
             for fault in error.errors(include_input=False, include_url=False)
-        )
+        ]
+    if faults:
         raise ConfigError(
             expected="settings of the documented names and types",
-            was=faults,
-            where=f"environment or {folder / 'runtime.env'}",
+            was="; ".join(faults),
+            where=f"environment, {env_file} or {runtime_env}",
             todo="correct the variable (docs/settings.md lists them all)",
-        ) from None
+        )
+    return settings
+
+
+def _chosen_home(env_file: Path) -> Path:
+    """Return the state folder; a relative one in ``.env`` counts from where that file is."""
+    if chosen := os.environ.get("MARKETLAKE_HOME"):
+        return Path(chosen)
+    written = dotenv_values(env_file).get("MARKETLAKE_HOME") if env_file.is_file() else None
+    return env_file.parent / written if written else PROJECT_ROOT / ".marketlake"
+
+
+def _is_known(name: str) -> bool:
+    section = name.upper().removeprefix("MARKETLAKE_").split("__")[0].lower()
+    return not name.upper().startswith("MARKETLAKE_") or section in Settings.model_fields
+
+
+def _variable(place: tuple[int | str, ...]) -> str:
+    """Return the variable behind a fault; an unknown name of a file is shown as it is there."""
+    if not place:
+        return "settings that contradict each other"
+    name = "__".join(str(part) for part in place).upper()
+    return f"MARKETLAKE_{name}" if str(place[0]) in Settings.model_fields else name
 
 
 @lru_cache(maxsize=1)

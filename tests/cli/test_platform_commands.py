@@ -14,9 +14,11 @@ MARKETLAKE = Path(sysconfig.get_path("scripts")) / "marketlake"
 def marketlake(
     home: Path, *arguments: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if k not in {"FORCE_COLOR", "GITHUB_ACTIONS"}}
+    plain = {"MARKETLAKE_HOME": str(home), "COLUMNS": "100", "NO_COLOR": "1"}
     return subprocess.run(
         [str(MARKETLAKE), *arguments],
-        env=os.environ | {"MARKETLAKE_HOME": str(home), "COLUMNS": "100"} | (env or {}),
+        env=inherited | plain | (env or {}),
         cwd="/",
         capture_output=True,
         text=True,

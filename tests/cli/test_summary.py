@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -78,11 +81,22 @@ def _printed(summary: dict[str, Any]) -> str:
         "NOT FOUND",
         "verified: 1,234 entries, root abab",
         "http://127.0.0.1:19080  user admin",
-        "marketlake signals",
+        "bin/marketlake signals  ",
     ],
 )
 def test_a_person_reads(part: str) -> None:
     assert part in _printed(SUMMARY)
+
+
+def test_what_to_try_next_can_be_pasted_into_a_shell() -> None:
+    printed = _printed(SUMMARY).split("What to try next")[1].splitlines()[1:]
+    entering, trying = (re.split(r"\s{2,}", line.strip())[0] for line in printed)
+    script = f"{entering} && command -v {trying.removesuffix(' signals')}"
+    shown = subprocess.run(
+        ["bash", "-c", script], cwd="/", env={"PATH": os.defpath}, capture_output=True, timeout=30,
+        check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, script
 
 
 def test_the_newest_run_of_a_session_is_shown() -> None:

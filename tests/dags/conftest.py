@@ -38,6 +38,7 @@ def parsed_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
             "MARKETLAKE_HOME": str(home),
+            "MARKETLAKE_ENV_FILE": os.devnull,
             "PYTHONPATH": str(PROJECT_ROOT / "include"),
         },
         capture_output=True,

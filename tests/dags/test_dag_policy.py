@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from marketlake.orchestration.retries import TASK_DEFAULTS
 from marketlake.orchestration.style import POOL_YAHOO, TAG_FAMILIES, Tag
 from marketlake.services.platform.airflow import POOLS
 from marketlake.settings import PROJECT_ROOT
@@ -23,7 +24,6 @@ CHAIN = [
 ]
 ON_DEMAND = ["archive_lake", "load_history", "train_models"]
 VENDOR_TASKS = [("ingest_market_data", "fetch"), ("load_history", "load_year")]
-GATES = [("validate_market_data", "gate"), ("archive_lake", "verify_ledger")]
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 every_dag = pytest.mark.parametrize("dag_id", [*CHAIN, *ON_DEMAND])
@@ -152,11 +152,11 @@ def test_a_mapped_task_names_its_instances(dags, dag_id):
 
 
 @every_dag
-def test_every_task_retries_by_the_error_tree_and_gates_never_do(dags, dag_id):
-    for task_id, task in dags[dag_id]["tasks"].items():
+def test_every_task_retries_by_the_error_tree_gates_among_them(dags, dag_id):
+    for task in dags[dag_id]["tasks"].values():
         assert task["retry_policy"] == "ErrorTreePolicy"
         assert task["retry_backoff"] > 1
-        assert (task["retries"] == 0) == ((dag_id, task_id) in GATES)
+        assert task["retries"] == TASK_DEFAULTS["retries"]
 
 
 def test_tasks_that_call_a_vendor_are_in_its_pool_and_no_others_are(dags):

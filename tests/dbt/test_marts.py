@@ -264,8 +264,10 @@ def test_a_relation_that_does_not_hold_fails_the_gate_by_name(
 ) -> None:
     load_rows(built, contract, bad)
     try:
-        with pytest.raises(GateFailed, match=test):
+        with pytest.raises(GateFailed, match=test) as raised:
             build_session(dbt_settings, LAST, target_dir)
+        assert str(target_dir / "logs") in raised.value.where
+        assert list((target_dir / "compiled").rglob(f"{test}*.sql"))
     finally:
         load_rows(built, contract, good)
 

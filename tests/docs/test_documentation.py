@@ -1,4 +1,7 @@
-"""The documentation keeps its promises: links, commands, queries, made pages."""
+"""The documentation keeps its promises: links, names of commands, made pages.
+
+That the README's commands and queries work is tested with a platform (``tests/integration``).
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,23 @@ import re
 import shlex
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 import typer
 from marketlake.cli import app
 from marketlake.contracts.catalog import CATALOG
-from marketlake.services.platform.environment import component_environment
-from marketlake.settings import PROJECT_ROOT, Settings
-from psycopg import sql
+from marketlake.settings import PROJECT_ROOT
 from typer.testing import CliRunner
+
+from tests.readme import README, shell_lines
 
 if TYPE_CHECKING:
     import click
 
-README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*PROJECT_ROOT.glob("*.md"), *(PROJECT_ROOT / "docs").rglob("*.md")])
 _PASSED_ON = {"sql", "airflow"}  # what they do not know themselves goes to psql and airflow
-
-
-def _blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
 
 
 def _links() -> list[tuple[Path, str]]:
@@ -43,13 +39,8 @@ def _links() -> list[tuple[Path, str]]:
 
 def _commands() -> list[str]:
     """Return every command line that the README shows, in its blocks and in its sentences."""
-    lines = [
-        line.split("#")[0].strip()
-        for block in _blocks("sh")
-        for line in block.replace("\\\n", " ").splitlines()
-    ]
     prose = re.sub(r"```.*?```", "", README, flags=re.S)
-    lines += re.findall(r"`((?:make|marketlake)\b[^`]*)`", prose)
+    lines = shell_lines() + re.findall(r"`((?:make|marketlake)\b[^`]*)`", prose)
     return sorted({line for line in lines if line.startswith(("make ", "marketlake "))})
 
 
@@ -155,47 +146,3 @@ def test_the_licence_is_apache_2() -> None:
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
-
-
-@pytest.fixture(scope="module")
-def built_warehouse(
-    storage_settings: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    """Return the settings of a warehouse of its own in which dbt has built every mart, empty."""
-    postgres = storage_settings.postgres
-    name = f"documentation_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres.conninfo(postgres.warehouse_db), autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    # A process of its own: dbt keeps global state.
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from marketlake.settings import load_settings\n"
-        "from marketlake.storage import dbt_project\n"
-        "from marketlake.storage.warehouse import Warehouse\n"
-        "settings = load_settings()\n"
-        "Warehouse(settings.postgres).ensure_schema()\n"
-        "dbt_project.build(settings, select=None, session=None, target_dir=Path(sys.argv[1]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path_factory.mktemp("dbt"))],
-        env=component_environment(storage_settings) | {"MARKETLAKE_POSTGRES__WAREHOUSE_DB": name},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return storage_settings.model_copy(
-        update={"postgres": postgres.model_copy(update={"warehouse_db": name})}
-    )
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_the_worked_queries_run_on_the_marts(built_warehouse: Settings, number: int) -> None:
-    queries = _blocks("sql")
-    assert len(queries) == 3
-    postgres = built_warehouse.postgres
-    with psycopg.connect(postgres.conninfo(postgres.warehouse_db)) as connection:
-        cursor = connection.execute(queries[number].encode())
-        assert cursor.description is not None
-        assert len(cursor.description) >= 3

@@ -98,7 +98,7 @@ def actions_of(*rows: tuple[date, str, float | None, float | None]) -> pl.DataFr
 
 
 def made_market(seed: int, *, n_sessions: int = 330, n_symbols: int = 5) -> Market:
-    """Return a random market with splits, dividends, gaps and a late listing."""
+    """Return a random market with splits, simulated dividends, gaps and a late listing."""
     rng = np.random.default_rng(seed)
     sessions = weekdays(date(2020, 1, 1), n_sessions)
     symbols = [f"S{number:02d}" for number in range(n_symbols)]
@@ -122,7 +122,12 @@ def made_market(seed: int, *, n_sessions: int = 330, n_symbols: int = 5) -> Mark
         tuple(sessions),
         tuple(symbols),
         bars_of(np.column_stack([closes, level]), sessions=sessions, symbols=[*symbols, BENCHMARK]),
-        actions_of(*rows),
+        actions_of(*rows).with_columns(
+            pl.when(pl.col("kind") == "dividend")
+            .then(pl.lit(["dividend_usd"]))
+            .otherwise("simulated_fields")
+            .alias("simulated_fields")
+        ),
     )
 
 

@@ -14,7 +14,15 @@ from marketlake.contracts.catalog import contract
 from marketlake.contracts.features import FEATURES
 from marketlake.domain import features
 
-from tests.domain.market import BENCHMARK, NO_ACTIONS, Market, bars_of, made_market, weekdays
+from tests.domain.market import (
+    BENCHMARK,
+    NO_ACTIONS,
+    Market,
+    actions_of,
+    bars_of,
+    made_market,
+    weekdays,
+)
 
 DAYS = weekdays(date(2020, 1, 1), 300)
 
@@ -117,6 +125,16 @@ def test_an_ever_rising_price_has_rsi_100_and_no_drawdown() -> None:
     assert row["downside_volatility_20d"] == 0.0
 
 
+@settings(max_examples=200, deadline=None)
+@given(growth=st.lists(st.floats(0.0, 0.5), min_size=14, max_size=14).filter(any))
+def test_no_gains_however_rounded_take_rsi_above_100(growth: list[float]) -> None:
+    closes = np.repeat(np.cumprod([100.0, *(1.0 + np.array(growth))])[:, None], 3, axis=1)
+    days = DAYS[:15]
+    bars = bars_of(closes, sessions=days, symbols=["A", "B", BENCHMARK])
+    frame = _compute(Market(tuple(days), ("A", "B"), bars, NO_ACTIONS), first_output=days[-1])
+    assert frame["rsi_14d"].drop_nulls().is_between(0, 100).all()
+
+
 def test_simulated_follows_its_inputs_as_far_as_they_reach() -> None:
     market = _flat(_random_closes())
     mark = pl.lit(["adjusted_close"])
@@ -142,6 +160,24 @@ def test_simulated_follows_its_inputs_as_far_as_they_reach() -> None:
 def test_simulated_quantities_that_no_feature_uses_leave_no_mark() -> None:
     assert not _compute(_flat(_random_closes(), ("open_usd", "close_usd")))["simulated"].any()
     assert _compute(_flat(_random_closes(), ("benchmark_close",)))["simulated"].all()
+
+
+def test_a_simulated_dividend_leaves_a_mark_only_where_it_does_not_cancel() -> None:
+    closes = _random_closes()
+    closes[19, 0] = np.nan
+    dividends = [
+        (DAYS[at], "A", None, 1.0)
+        for at in (10, 20)  # the second one follows a gap
+    ]
+    market = replace(
+        _flat(closes),
+        actions=actions_of(*dividends).with_columns(simulated_fields=pl.lit(["dividend_usd"])),
+    )
+    marked = _compute(market).filter(pl.col("simulated"))
+    sessions = {symbol: marked.filter(pl.col("symbol") == symbol)["session"] for symbol in "AB"}
+    # The factor reaches closes before its ex-date, so one session less than a bar would.
+    assert (sessions["A"][0], sessions["A"][-1]) == (DAYS[20], DAYS[271])
+    assert (sessions["B"][0], sessions["B"][-1]) == (DAYS[20], DAYS[39])
 
 
 def test_dated_membership_limits_the_rows_and_the_ranks() -> None:

@@ -288,7 +288,30 @@ def test_the_document_is_plain_json_and_has_the_members_of_its_contract() -> Non
     assert json.loads(text) == document
     assert list(document) == [field.name for field in contract("core_models__model").fields]
     assert document["trials"] >= len(document["models"])
-    assert "survivorship: not controlled" in document["caveats"]
+    assert document["caveats"] == ["costs: not included; scores are not a trading result"]
+
+
+def test_the_document_says_what_it_knows_and_then_what_it_was_told_of_its_data() -> None:
+    features, labels, as_of = _frames(0.0)
+    document = forecasting.train(
+        features.with_columns(simulated=pl.lit(True)),
+        labels,
+        as_of=as_of,
+        horizon=5,
+        folds=2,
+        seed=7,
+        caveats=["told: so"],
+    )
+    assert [text.split(":")[0] for text in document["caveats"]] == ["costs", "simulation", "told"]
+
+
+def test_a_universe_too_small_to_rank_is_refused_not_scored_nan() -> None:
+    features, labels, as_of = _frames(0.3)
+    two = pl.col("symbol").is_in(["S00", "S01"])
+    with pytest.raises(ContractViolation, match="rank correlation"):
+        forecasting.train(
+            features.filter(two), labels.filter(two), as_of=as_of, horizon=5, folds=2, seed=7
+        )
 
 
 @pytest.mark.parametrize("name", ["linear", "lightgbm"])

@@ -47,6 +47,20 @@ def test_the_last_close_before_an_ex_date_is_used_across_a_missing_bar() -> None
     assert np.isnan(got[1])
 
 
+@pytest.mark.parametrize(("ratio", "dividend", "factor"), [(10.0, 0.5, 0.95), (0.1, 200.0, 0.8)])
+def test_a_dividend_after_a_split_without_a_bar_is_a_share_of_the_close_after_the_split(
+    ratio: float, dividend: float, factor: float
+) -> None:
+    actions = actions_of((TUE, "TSLA", ratio, None), (WED, "TSLA", None, dividend))
+    got = _adjusted([100.0, np.nan, 99.0, 99.0], actions)
+    assert got[0] == pytest.approx(100.0 / ratio * factor, rel=1e-15)
+    # The same where the base is the first close of the window, and none before the gap.
+    panel = prices.panel(
+        _bars([100.0, np.nan, 99.0, 99.0]), actions, sessions=[TUE, WED, THU], symbols=["TSLA"]
+    )
+    assert panel.factors.ravel().tolist() == [1.0 / ratio, 1.0, 1.0]
+
+
 def test_a_split_and_a_dividend_on_one_ex_date_multiply() -> None:
     actions = actions_of((WED, "TSLA", 2.0, None), (WED, "TSLA", None, 2.0))
     got = _adjusted([100.0, 100.0, 49.0, 49.0], actions)
@@ -99,6 +113,26 @@ def test_simulated_marks_only_rows_that_list_the_quantity() -> None:
     )
     got = prices.simulated(bars, "adjusted_close", sessions=[MON, TUE, WED], symbols=["A", "B"])
     assert got.tolist() == [[False, False], [True, False], [False, False]]
+
+
+def test_a_simulated_dividend_makes_the_factor_only_after_a_session_without_a_close() -> None:
+    actions = actions_of(
+        (MON, "TSLA", None, 1.0), (TUE, "TSLA", None, 1.0), (THU, "TSLA", None, 1.0)
+    )
+    sessions = [MON, TUE, WED, THU]
+    panel = prices.panel(
+        _bars([100.0, 100.0, np.nan, 100.0]), actions, sessions=sessions, symbols=["TSLA"]
+    )
+    assert not prices.simulated_adjustments(actions, panel).any(), "real dividends"
+    made = pl.concat(
+        [
+            actions.with_columns(simulated_fields=pl.lit(["dividend_usd"])),
+            # A split of the same day must not hide the dividend's mark.
+            actions_of((THU, "TSLA", 2.0, None)),
+        ]
+    )
+    got = prices.simulated_adjustments(made, panel)
+    assert got.ravel().tolist() == [False, False, False, True]
 
 
 def _vendor_bars() -> pl.DataFrame:

@@ -91,6 +91,7 @@ def test_the_history_of_a_session_is_what_was_said_at_the_time() -> None:
 def test_years_that_everybody_remembers_are_called_by_their_names(
     session: date, regime: str, volatility: str | None
 ) -> None:
+    # The real index has a close at every session.
     index = real_market().bars.filter(pl.col("symbol") == BENCHMARK, pl.col("session") <= session)
     document = regimes.classify(index)
     assert document["session"] == session.isoformat()
@@ -98,14 +99,61 @@ def test_years_that_everybody_remembers_are_called_by_their_names(
     assert volatility in {None, document["volatility_state"]}
 
 
-@pytest.mark.parametrize("fault", ["short", "hole", "order"])
+def test_a_gap_is_neither_bridged_nor_filled() -> None:
+    closes = _drift(0.0)
+    jump = closes.copy()
+    jump[-10:] *= 2.0  # the index doubles over a session without a close
+    jump[-11] = np.nan
+    gap = closes.copy()
+    gap[-11] = np.nan
+    doubled, plain = (regimes.classify(_index(values))["evidence"] for values in (jump, gap))
+    assert doubled["volatility_annual_pct"] == pytest.approx(plain["volatility_annual_pct"])
+    # 18 of the 20 returns are there, and 199 of the 200 closes.
+    kept = np.delete(gap[-21:][1:] / gap[-21:][:-1] - 1, [9, 10])
+    expected = kept.std(ddof=1) * np.sqrt(252) * 100
+    assert plain["volatility_annual_pct"] == pytest.approx(expected, rel=1e-9)
+    assert plain["mean_usd"] == pytest.approx(np.nanmean(gap[-200:]), rel=1e-12)
+
+
+def test_a_past_session_without_a_close_is_left_out_of_the_history() -> None:
+    closes = _drift(0.0005)
+    closes[-5] = np.nan
+    index = _index(closes)
+    said = [item["session"] for item in regimes.classify(index)["history"]]
+    assert len(said) == regimes.HISTORY_SESSIONS - 1
+    assert index["session"][-5].isoformat() not in said
+    assert said[-1] == index["session"][-1].isoformat()
+
+
+def test_the_session_itself_is_never_answered_by_an_earlier_one() -> None:
+    index = _index(_drift(0.0005))
+    last = index["session"][-1]
+    without = index.with_columns(
+        pl.when(pl.col("session") < last).then("close_usd").alias("close_usd")
+    )
+    with pytest.raises(ContractViolation, match=f"close of the benchmark at {last}"):
+        regimes.classify(without)
+
+
+@pytest.mark.parametrize(("missing", "refused"), [(2, False), (3, True)])
+def test_a_statistic_needs_four_fifths_of_its_window(missing: int, refused: bool) -> None:
+    closes = _drift(0.0)
+    closes[[-3, -6, -9][:missing]] = np.nan  # each takes two of the last twenty returns
+    if refused:
+        with pytest.raises(ContractViolation, match="80%"):
+            regimes.classify(_index(closes))
+    else:
+        assert regimes.classify(_index(closes))["regime"] in {"bull", "bear", "sideways"}
+
+
+@pytest.mark.parametrize("fault", ["short", "zero", "order"])
 def test_a_history_with_a_fault_is_refused_not_guessed(fault: str) -> None:
     index = _index(_drift(0.0))
     broken = {
         "short": index.tail(N - 1),
-        "hole": index.with_columns(
+        "zero": index.with_columns(
             pl.when(pl.int_range(pl.len()) == 40)
-            .then(None)
+            .then(0.0)
             .otherwise("close_usd")
             .alias("close_usd")
         ),

@@ -177,8 +177,9 @@ def test_weights_and_contributions_add_up_to_the_whole(seed: int) -> None:
 
 
 def test_the_book_return_is_the_mean_over_the_members_that_have_one() -> None:
-    sessions = weekdays(date(2020, 1, 1), 4)
-    closes = np.array([[100.0, 10.0], [110.0, 10.0], [np.nan, 11.0], [np.nan, np.nan]])
+    nan = np.nan
+    closes = np.array([[100.0, 10.0], [110.0, 10.0], [nan, 11.0], [nan, nan], [1.0, 2.0]])
+    sessions = weekdays(date(2020, 1, 1), 5)
     got = risk.book_returns(
         bars_of(closes, sessions=sessions, symbols=["A", "B"]),
         NO_ACTIONS,
@@ -187,6 +188,36 @@ def test_the_book_return_is_the_mean_over_the_members_that_have_one() -> None:
     )
     assert got["session"].to_list() == sessions[1:3]
     assert got["book_return"].to_list() == pytest.approx([0.05, 0.1], rel=1e-12)
+
+
+def test_the_book_that_is_drawn_is_the_book_that_is_measured() -> None:
+    market = _two_stocks()
+    last = market.sessions[-1]
+    without = replace(
+        market, bars=market.bars.filter(~((pl.col("symbol") == "B") & (pl.col("session") == last)))
+    )
+    returns = risk.book_returns(
+        without.bars, without.actions, without.members, sessions=without.sessions
+    )["book_return"].to_numpy()
+    rows = _measure(without)
+    assert _value(rows, "var_95_pct") == 100 * risk.value_at_risk(returns, tail_pct=5)
+    only = _measure(replace(market, symbols=("A",)))
+    assert _value(rows, "volatility_annual_pct") == _value(only, "volatility_annual_pct")
+
+
+@pytest.mark.parametrize("session_has", ["no bar", "no close"])
+def test_a_book_that_holds_nothing_is_refused_however_it_is_asked(session_has: str) -> None:
+    market = _two_stocks()
+    own = (pl.col("session") == market.sessions[-1]) & (pl.col("symbol") != BENCHMARK)
+    bars = (
+        market.bars.filter(~own)
+        if session_has == "no bar"
+        else market.bars.with_columns(pl.when(~own).then("close_usd").alias("close_usd"))
+    )
+    with pytest.raises(ContractViolation, match="price"):
+        risk.book_returns(bars, market.actions, market.members, sessions=market.sessions)
+    with pytest.raises(ContractViolation, match="price"):
+        _measure(replace(market, bars=bars))
 
 
 def test_a_member_without_a_price_today_is_not_in_the_book() -> None:

@@ -54,8 +54,15 @@ def adjusted_closes(bars: pd.DataFrame, actions: pd.DataFrame) -> pd.DataFrame:
         before = closes.loc[closes.index < ex_date, symbol].dropna()
         if before.empty:
             continue
+        # Splits on sessions without a bar since then: the dividend is per share after them.
+        between = known[
+            (known["symbol"] == symbol)
+            & (known["session"] > before.index[-1])
+            & (known["session"] < ex_date)
+        ]
+        base = before.iloc[-1] / between["split_ratio"].fillna(1.0).prod()
         dividend = group["dividend_usd"].fillna(0.0).sum()
-        factor = (1.0 - dividend / before.iloc[-1]) / group["split_ratio"].fillna(1.0).prod()
+        factor = (1.0 - dividend / base) / group["split_ratio"].fillna(1.0).prod()
         adjusted.loc[adjusted.index < ex_date, symbol] *= factor
     return adjusted
 
@@ -110,7 +117,7 @@ def rolling(values: pd.Series, length: int, statistic: Callable[[pd.Series], flo
 def relative_strength(returns: pd.Series) -> float:
     """Return Cutler's relative strength index."""
     gain, loss = returns.clip(lower=0.0).mean(), (-returns).clip(lower=0.0).mean()
-    return 100 * gain / (gain + loss) if gain + loss > 0 else math.nan
+    return 100 * (gain / (gain + loss)) if gain + loss > 0 else math.nan
 
 
 def skewness(returns: pd.Series) -> float:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -34,10 +35,15 @@ class Installation:
     def settings(self) -> Settings:
         return load_settings(self.home)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment that leads a command to this installation."""
+        return {**os.environ, "MARKETLAKE_HOME": str(self.home), **dict(self.market)}
+
     def command(self, *arguments: str, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(Path(sys.executable).parent / "marketlake"), *arguments],
-            env={**os.environ, "MARKETLAKE_HOME": str(self.home), **dict(self.market)},
+            env=self.environment,
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -50,6 +56,21 @@ class Installation:
         done = self.command(*arguments, timeout_s=timeout_s)
         assert done.returncode == 0, f"{arguments}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
         return done.stdout
+
+    def stop(self) -> list[str]:
+        """Stop the platform; return what went wrong, a process that outlived it among it."""
+        faults = []
+        try:
+            done = self.command("down", timeout_s=120)
+        except subprocess.TimeoutExpired as error:
+            faults.append(f"{self.home.name}: {error}")
+        else:
+            if done.returncode != 0:
+                faults.append(f"{self.home.name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        for process in self.processes():
+            faults.append(f"{self.home.name}: {process} outlived `down`")
+            process.kill()
+        return faults
 
     def hashes(self, sessions: list[date] | None = None) -> ContentHashes:
         """Return the hash of every content artifact, records of tools left out."""
@@ -86,9 +107,19 @@ def wait_until(condition: Callable[[], object], *, what: str, within_s: float = 
         sleep_s(1.0)
 
 
+@contextmanager
+def stopped_afterwards(one: Installation) -> Iterator[Installation]:
+    """Give an installation to one test: it is stopped at once, not when all tests have ended."""
+    try:
+        yield one
+    finally:
+        faults = one.stop()
+    assert faults == []
+
+
 @pytest.fixture(scope="session")
 def install(scratch_root: Path) -> Iterator[Callable[..., Installation]]:
-    """Yield a maker of installations; each is stopped at the end and must leave no process."""
+    """Yield a maker of installations; all are stopped at the end, and none may leave a process."""
     made: list[Installation] = []
 
     def make(name: str, **market: str) -> Installation:
@@ -98,9 +129,8 @@ def install(scratch_root: Path) -> Iterator[Callable[..., Installation]]:
         return one
 
     yield make
-    for one in made:
-        one.must("down", timeout_s=120)
-        assert one.processes() == []
+    faults = [fault for one in made for fault in one.stop()]
+    assert faults == []
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,13 @@ from marketlake.calendars import Calendar
 from marketlake.clock import sleep_s, utc_now
 from marketlake.services.platform.airflow_api import AirflowApi
 
-from tests.integration.conftest import SESSIONS, ContentHashes, Installation, wait_until
+from tests.integration.conftest import (
+    SESSIONS,
+    ContentHashes,
+    Installation,
+    stopped_afterwards,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.platform, pytest.mark.timeout(1500)]
 
@@ -76,28 +82,30 @@ def test_backfilled_sessions_inside_the_history_leave_later_sessions_current(
 def test_another_folder_gives_the_same_bytes(
     install: Callable[..., Installation], first_hashes: ContentHashes
 ) -> None:
-    other = install("another folder", first_session="2019-01-02")
-    other.must("run")
-    assert other.hashes() == first_hashes
+    with stopped_afterwards(install("another folder", first_session="2019-01-02")) as other:
+        other.must("run")
+        assert other.hashes() == first_hashes
 
 
 def test_a_live_market_gets_exactly_one_run_for_its_newest_closed_session(
     install: Callable[..., Installation],
 ) -> None:
-    live = install("live", name="generated", first_session="2024-01-02")
-    live.must("up")
-    calendar = Calendar.of("XNYS")
-    with AirflowApi(live.settings.airflow) as api:
-        wait_until(lambda: api.runs("ingest_market_data"), what="a scheduled run", within_s=90)
-        newest = calendar.latest_closed(utc_now())
-        sleep_s(30)  # time enough for a second run, if the scheduler wanted one
-        runs = api.runs("ingest_market_data")
-        assert [(run["run_type"], run["partition_key"]) for run in runs] == [
-            ("scheduled", newest.isoformat())
-        ]
-        live.must("run")
-        assert live.progress(api, newest).is_complete
-        scheduled = [
-            run for run in api.runs("ingest_market_data") if run["run_type"] == "scheduled"
-        ]
-        assert len(scheduled) == 1
+    generated = install("live", name="generated", first_session="2024-01-02")
+    with stopped_afterwards(generated) as live:
+        live.must("up")
+        calendar = Calendar.of("XNYS")
+        with AirflowApi(live.settings.airflow) as api:
+            wait_until(lambda: api.runs("ingest_market_data"), what="a scheduled run", within_s=90)
+            delay_minutes = live.settings.market.publish_delay_minutes
+            newest = calendar.latest_due(utc_now(), delay_minutes)
+            sleep_s(30)  # time enough for a second run, if the scheduler wanted one
+            runs = api.runs("ingest_market_data")
+            assert [(run["run_type"], run["partition_key"]) for run in runs] == [
+                ("scheduled", newest.isoformat())
+            ]
+            live.must("run")
+            assert live.progress(api, newest).is_complete
+            scheduled = [
+                run for run in api.runs("ingest_market_data") if run["run_type"] == "scheduled"
+            ]
+            assert len(scheduled) == 1

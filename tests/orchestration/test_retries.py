@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from airflow.sdk import RetryAction
 from marketlake import errors
-from marketlake.orchestration.retries import GATE_ARGS, RETRY_POLICY, TASK_DEFAULTS
+from marketlake.orchestration.retries import RETRY_POLICY, TASK_DEFAULTS
 
 WORDS = {"expected": "a", "was": "b", "where": "c", "todo": "d"}
 
@@ -58,4 +58,41 @@ def test_retries_back_off_and_are_bounded():
     assert TASK_DEFAULTS["retry_exponential_backoff"] > 1
     assert TASK_DEFAULTS["max_retry_delay"] <= timedelta(minutes=5)
     assert 3 <= TASK_DEFAULTS["retries"] <= 8
-    assert GATE_ARGS["retries"] == 0
+
+
+def waits_for_a_neighbour(*, tries_before: int = 0) -> list[timedelta]:
+    """Return the wait after each failed try; clearing a task adds its retries to its tries."""
+    retries = TASK_DEFAULTS["retries"]
+    decisions = [
+        RETRY_POLICY.evaluate(
+            errors.MissingPartition(**WORDS),
+            try_number=tries_before + failed,
+            max_tries=tries_before + retries,
+        )
+        for failed in range(1, retries + 1)
+    ]
+    return [decision.retry_delay for decision in decisions]
+
+
+def test_who_waits_for_a_neighbour_looks_soon_and_outlasts_the_weather_it_may_be_in():
+    waits = waits_for_a_neighbour()
+
+    assert timedelta(seconds=10) <= waits[0] <= timedelta(seconds=20)
+    assert waits == sorted(waits)
+    # Airflow at most doubles a backed-off delay, and never exceeds max_retry_delay.
+    weather = sum(
+        (
+            min(
+                2 * TASK_DEFAULTS["retry_delay"] * TASK_DEFAULTS["retry_exponential_backoff"] ** n,
+                TASK_DEFAULTS["max_retry_delay"],
+            )
+            for n in range(TASK_DEFAULTS["retries"])
+        ),
+        timedelta(),
+    )
+    # The neighbour's own tries take time as well: each may run into a vendor's time-outs.
+    assert sum(waits, timedelta()) > 2 * weather
+
+
+def test_a_cleared_task_has_its_first_short_wait_again():
+    assert waits_for_a_neighbour(tries_before=7) == waits_for_a_neighbour()

@@ -83,6 +83,21 @@ def test_an_empty_date_parameter_means_the_end_of_the_market():
         assert date_param("through", sessions_before_end=5) == date(2022, 12, 20)
 
 
+@pytest.mark.parametrize(
+    ("run_after", "newest"),
+    [("2022-11-25T18:29", "2022-11-23"), ("2022-11-25T18:30", "2022-11-25")],
+)
+def test_an_empty_date_parameter_of_a_market_without_an_end_means_the_newest_session_due(
+    run_after, newest, monkeypatch
+):
+    monkeypatch.setenv("MARKETLAKE_MARKET__NAME", "generated")
+    run = context(params={"through": None})
+    run["dag_run"].run_after = datetime.fromisoformat(run_after).replace(tzinfo=UTC)
+
+    with set_current_context(run):
+        assert date_param("through") == date.fromisoformat(newest)
+
+
 @pytest.mark.parametrize(("map_index", "expected"), [(None, -1), (-1, -1), (3, 3)])
 def test_a_task_instance_is_who_computes(map_index, expected):
     task = context()

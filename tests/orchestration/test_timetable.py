@@ -127,14 +127,15 @@ def test_a_market_that_has_ended_schedules_nothing_by_itself():
 
 
 @given(minutes=st.integers(min_value=0, max_value=12 * 365 * 24 * 60))
-def test_a_live_market_makes_one_run_for_the_newest_closed_session_and_then_waits(minutes):
+def test_a_live_market_makes_one_run_for_the_newest_session_due_and_then_waits(minutes):
     now = at("2015-01-02") + timedelta(minutes=minutes)
     live = timetable(last_session=None, now=now)
 
     first = next_run(live)
     assert first is not None
     session = date.fromisoformat(first.partition_key)
-    assert CALENDAR.close_at(session) <= now < CALENDAR.close_at(CALENDAR.next(session))
+    assert first.run_after == CALENDAR.known_at(session, 30) <= now
+    assert now < CALENDAR.known_at(CALENDAR.next(session), 30)
 
     second = next_run(live, first)
     assert second is not None
@@ -182,6 +183,15 @@ def test_a_session_in_the_future_of_a_live_market_is_refused():
     assert live.resolve_partition_date("2022-12-20") == at("2022-12-20")
     with pytest.raises(InvalidPartitionKeyError, match="to now"):
         live.resolve_partition_date("2022-12-21")
+
+
+@pytest.mark.parametrize("now", ["2022-11-25T12:00", "2022-11-25T18:29"])
+def test_a_session_of_today_is_refused_until_it_is_due(now):
+    with pytest.raises(InvalidPartitionKeyError, match="due at 2022-11-25 18:30"):
+        timetable(last_session=None, now=at(now)).resolve_partition_date("2022-11-25")
+
+    due = timetable(last_session=None, now=at("2022-11-25T18:30"))
+    assert due.resolve_partition_date("2022-11-25") == at("2022-11-25")
 
 
 def test_a_session_key_is_its_midnight_and_no_key_is_no_date():

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marketlake.contracts.features import FEATURES, MAX_LOOKBACK_SESSIONS
-from marketlake.domain import features, forecasting, prices, regimes, risk
+from marketlake.domain import features, forecasting, prices, regimes, risk, rolling
 from marketlake.domain.forecasting import splits
-from marketlake.errors import LookaheadError
+from marketlake.errors import ContractViolation, LookaheadError
 
 from tests.domain.market import BENCHMARK, Market, made_market, weekdays
 from tests.property.lookahead import CHANGES, Computation, LookaheadFound, assert_no_lookahead
@@ -94,6 +94,16 @@ def simulated_rows(market: Market) -> pl.DataFrame:
     )
 
 
+def simulated_adjustment_rows(market: Market) -> pl.DataFrame:
+    panel = prices.panel(
+        market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
+    )
+    marks = prices.simulated_adjustments(market.actions, panel)
+    return pl.DataFrame(marks, schema=list(market.symbols)).with_columns(
+        known_on=pl.Series(market.sessions)
+    )
+
+
 def risk_rows(market: Market) -> pl.DataFrame:
     parts = [
         risk.book_risk(
@@ -112,22 +122,39 @@ def risk_rows(market: Market) -> pl.DataFrame:
 
 
 def book_return_rows(market: Market) -> pl.DataFrame:
-    return risk.book_returns(
-        market.bars, market.actions, market.members, sessions=market.sessions
-    ).with_columns(known_on="session")
+    parts = [
+        risk.book_returns(
+            market.bars,
+            market.actions,
+            market.members,
+            sessions=market.window(session, 60),
+        ).with_columns(known_on=pl.lit(session))
+        for session in market.sessions[60::20]
+    ]
+    return pl.concat(parts)
 
 
 def benchmark_of(market: Market) -> pl.DataFrame:
     return market.bars.filter(pl.col("symbol") == BENCHMARK).sort("session")
 
 
+def benchmark_by_session(market: Market) -> pl.DataFrame:
+    """A row for every session, some of them without a close."""
+    every = pl.DataFrame({"session": market.sessions}).with_row_index("at")
+    gaps = pl.when(pl.col("at") % 37 != 5).then("close_usd").alias("close_usd")
+    return every.join(benchmark_of(market), on="session", how="left").sort("at").with_columns(gaps)
+
+
 def regime_rows(market: Market) -> pl.DataFrame:
-    """Every session's regime, each with its whole evidence and history."""
-    index = benchmark_of(market)
+    """Many a session's regime with its whole evidence and history, or why it was refused."""
+    index = benchmark_by_session(market)
     rows = []
     for end in range(regimes.SESSIONS_NEEDED, index.height + 1, 3):
-        document = regimes.classify(index.head(end))
-        rows.append({"known_on": index["session"][end - 1], "document": _canonical(document)})
+        try:
+            said = _canonical(regimes.classify(index.head(end)))
+        except ContractViolation as refusal:
+            said = str(refusal)
+        rows.append({"known_on": index["session"][end - 1], "document": said})
     return pl.DataFrame(rows)
 
 
@@ -203,6 +230,7 @@ COMPUTATIONS: dict[str, Computation] = {
     "prices.adjusted_closes": adjusted_rows,
     "prices.close_moves_pct": move_rows,
     "prices.simulated": simulated_rows,
+    "prices.simulated_adjustments": simulated_adjustment_rows,
     "risk.book_risk": risk_rows,
     "risk.book_returns": book_return_rows,
 }
@@ -213,10 +241,14 @@ TRAINED: dict[str, Computation] = {
     "forecasting.predict": signal_rows,
 }
 # These have a test of their own below.
-OTHERS = {"forecasting.walk_forward_scores", "regimes.classify"}
+OTHERS = {"forecasting.champion_row", "forecasting.walk_forward_scores", "regimes.classify"}
 EXEMPT = {
     "prices.unadjust_splits": "undoes a vendor's adjustment: needs the splits up to the fetch",
     "prices.unadjust_dividends": "as unadjust_splits",
+    **{
+        f"rolling.{name}": "sees single windows, no sessions"
+        for name in ("count", "enough", "mean", "std")
+    },
     "risk.value_at_risk": "sees returns only, no sessions",
     "risk.conditional_value_at_risk": "sees returns only, no sessions",
     "risk.max_drawdown": "sees returns only, no sessions",
@@ -236,7 +268,7 @@ def _public(module: ModuleType) -> set[str]:
 
 def test_every_public_computation_of_the_domain_is_in_the_harness() -> None:
     public = set().union(
-        *(_public(item) for item in (features, forecasting, prices, regimes, risk))
+        *(_public(item) for item in (features, forecasting, prices, regimes, risk, rolling))
     )
     assert public == {*COMPUTATIONS, *TRAINED, *OTHERS, *EXEMPT}
 
@@ -275,6 +307,17 @@ def test_no_regime_changes_with_what_comes_later(seed: int, after: int) -> None:
     market = made_market(seed, n_sessions=640, n_symbols=1)
     cut = market.sessions[regimes.SESSIONS_NEEDED + after]
     assert_no_lookahead(regime_rows, market, cut)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trained=st.lists(st.integers(0, 20), max_size=6, unique=True), at=st.integers(0, 25))
+def test_no_promotion_rules_before_it_takes_effect(trained: list[int], at: int) -> None:
+    days = weekdays(date(2020, 1, 1), 30)
+    rows = [{"as_of": days[day], "effective_from": days[day + 1]} for day in trained]
+    ruling = forecasting.champion_row(rows, session=days[at])
+    before = [day for day in trained if day < at]
+    expected = rows[trained.index(max(before))] if before else None
+    assert ruling == expected
 
 
 def test_no_out_of_fold_score_changes_with_what_comes_later() -> None:
@@ -349,7 +392,7 @@ def test_a_session_computed_alone_equals_the_full_recompute_bit_for_bit(seed: in
     )
 
 
-def test_the_other_symbols_change_nothing_but_the_rank() -> None:
+def test_the_other_symbols_change_nothing_but_the_rank_and_its_mark() -> None:
     market = made_market(6)
     alone = features.compute_features(
         market.bars,
@@ -360,7 +403,8 @@ def test_the_other_symbols_change_nothing_but_the_rank() -> None:
         first_output=market.sessions[0],
     )
     among = feature_rows(market).filter(pl.col("symbol") == market.symbols[0])
-    assert alone.drop("rank_return_20d").equals(among.drop("rank_return_20d", "known_on"))
+    of_others = ["rank_return_20d", "simulated"]
+    assert alone.drop(of_others).equals(among.drop(*of_others, "known_on"))
 
 
 def test_the_order_of_the_symbols_changes_nothing() -> None:

@@ -95,3 +95,16 @@ def test_the_named_file_is_what_was_exported(lake: Lake, day: dict[str, Artifact
     assert page == b"<!doctype html><title>day</title>"
     with pytest.raises(NotFound, match="only its canonical form"):
         published.export_bytes(lake, catalog.CORE_SIGNALS_SIGNAL, PARTITION)
+
+
+def test_the_named_file_is_the_version_that_the_manifest_means(
+    lake: Lake, day: dict[str, ArtifactRef]
+) -> None:
+    key = lake.manifest(catalog.OUT_REPORTS_DAILY, PARTITION).export_key
+    assert key is not None
+    page = lake.get_bytes(key)
+    lake.put_record(key, b"of a publication that ended before its manifest")
+    try:
+        assert published.export_bytes(lake, catalog.OUT_REPORTS_DAILY, PARTITION) == page
+    finally:
+        lake.put_record(key, page)

@@ -19,7 +19,7 @@ from marketlake.clock import monotonic_s, sleep_s
 from marketlake.errors import ConfigError, MarketlakeError, SourceUnavailable, Timeout
 from marketlake.services.ledger_appender import Appender
 from marketlake.services.platform import components
-from marketlake.services.platform.ports import answers, free_ports
+from marketlake.services.platform.ports import free_ports, is_free
 from marketlake.services.platform.postgres import EmbeddedPostgres
 from marketlake.services.platform.runtime import prepare
 from marketlake.settings import PROJECT_ROOT, Settings
@@ -187,7 +187,7 @@ def test_an_appender_started_before_postgres_waits_for_it(
     process = start(own)
     try:
         deadline = monotonic_s() + 60
-        while not answers(own.ledger.port) and monotonic_s() < deadline:
+        while is_free(own.ledger.port) and monotonic_s() < deadline:
             sleep_s(0.05)
         with pytest.raises(SourceUnavailable, match="Postgres"):
             LedgerClient(own.ledger).ping()

@@ -212,7 +212,7 @@ def inject(vendors: RunningSandbox, namespace: str, kind: str, **more: Any) -> E
         ("truncate", {}, SourceUnavailable),
         ("malformed", {}, BadPayload),
         ("html_200", {}, BadPayload),
-        ("empty_200", {}, EmptyAnswer),
+        ("empty_200", {}, SourceUnavailable),
         ("bad_auth", {}, AuthFailed),
         ("status500_with_good_body", {}, SourceUnavailable),
     ],
@@ -286,7 +286,7 @@ def chart_of(symbol: str, currency: str) -> dict[str, Any]:
         ("<html>Will be right back</html>", SourceUnavailable, "right back"),
         (chart_of("PEP", "USD"), BadPayload, "a chart of PEP"),
         (chart_of("JPM", "GBp"), BadPayload, "in GBp"),
-        ({"chart": {"result": None, "error": None}}, EmptyAnswer, "none"),
+        ({"chart": {"result": None, "error": None}}, BadPayload, "HTTP 200 with"),
         ({"chart": {"result": [{"meta": {}}], "error": None}}, BadPayload, "KeyError"),
     ],
 )
@@ -301,6 +301,35 @@ def test_a_body_that_is_no_answer_to_the_question_is_refused(
     egress = inject(vendors, namespace, "replay", args=body(document))
     with pytest.raises(error, match=says):
         fetch("JPM", LAST, LAST, egress=egress)
+
+
+def refusal(description: str) -> dict[str, Any]:
+    error = {"code": "Bad Request", "description": description}
+    return {"chart": {"result": None, "error": error}}
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "error"),
+    [
+        (400, refusal("Data doesn't exist for startDate = 1, endDate = 2"), EmptyAnswer),
+        (400, refusal("Invalid input - start date cannot be after end date"), BadPayload),
+        (422, refusal("Invalid input - interval=1d is not supported"), BadPayload),
+        (408, refusal("Request Timeout"), SourceUnavailable),
+        (418, chart_of("JPM", "USD"), BadPayload),
+    ],
+)
+def test_a_refused_request_is_no_symbol_without_bars(
+    vendors: RunningSandbox,
+    namespace: str,
+    fetch: Fetch,
+    status: int,
+    document: object,
+    error: type[MarketlakeError],
+) -> None:
+    egress = inject(vendors, namespace, "replay", args={"status": status, **body(document)})
+    with pytest.raises(error) as raised:
+        fetch("JPM", LAST, LAST, egress=egress)
+    assert type(raised.value) is error
 
 
 def test_an_unknown_symbol_is_told_from_an_empty_span(

@@ -28,6 +28,9 @@ def test_a_dead_database_is_an_unavailable_source_and_retried(
             nowhere, select=None, session=None, target_dir=tmp_path / "target", full_refresh=True
         )
     assert "not-a-real-password" not in str(raised.value)
+    log = tmp_path / "target" / "logs" / "dbt.log"
+    assert str(log.parent) in raised.value.where
+    assert log.stat().st_size
     assert "DBT_ENV_SECRET_POSTGRES_PASSWORD" not in os.environ
 
 

@@ -211,6 +211,21 @@ def test_a_year_serves_the_sessions_that_have_no_object_of_their_own(
     )
 
 
+def test_rows_come_with_the_references_of_the_partitions_they_were_read_from(
+    lake: Lake, bars: MakeBars, by: dict[str, Any]
+) -> None:
+    year = publish_year(lake, bars, by, 2014, close=14.0, symbols=("KO",))
+    own, from_year = date(2014, 7, 2), [date(2014, 7, 1), date(2014, 7, 3)]
+    (ref,) = publish(lake, bars, by, own, close=99.0, symbols=("KO",))
+    table, refs = lake.read_with_refs(BAR, [*from_year, own], as_of=FAR)
+    assert table.equals(lake.read(BAR, [*from_year, own], as_of=FAR))
+    assert refs == [ref, year]
+    publish(lake, bars, by, own, close=100.0, symbols=("KO",))
+    assert lake.read_ref(refs[0])["close_usd"].to_pylist() == [99.0]
+    assert lake.read_with_refs(BAR, from_year, as_of=FAR)[1] == [year]
+    assert lake.read_with_refs(BAR, [], as_of=FAR)[1] == []
+
+
 def test_a_window_over_two_years_reads_each_year_once(
     lake: Lake, bars: MakeBars, by: dict[str, Any]
 ) -> None:
@@ -257,6 +272,46 @@ def test_rows_of_another_session_are_refused(
             BAR, Partition.of_session(session), bars([session, other]), sessions=[session], **by
         )
     assert lake.list_keys(f"core/core_market__daily_bar/session={session}") == []
+
+
+def test_a_year_may_grow_but_not_lose_sessions(
+    lake: Lake, bars: MakeBars, by: dict[str, Any]
+) -> None:
+    partition, sessions = Partition.of_year(2009), XNYS.window(date(2009, 6, 30), 4)
+
+    def write(days: list[date]) -> Any:
+        return lake.write(BAR, partition, bars(days), sessions=days, **by)
+
+    write(sessions[:3])
+    whole = write(sessions)
+    with pytest.raises(ContractViolation, match=r"a year that keeps its sessions.*2009-06-30"):
+        write(sessions[:3])
+    assert lake.ref(BAR, partition) == whole
+    assert lake.read(BAR, sessions, as_of=FAR).num_rows == 8
+
+
+RAW = catalog.RAW_YAHOO_ACTION
+
+
+def test_raw_lands_as_it_came_and_is_read_by_its_own_sessions(
+    lake: Lake, by: dict[str, Any]
+) -> None:
+    session, later = date(2012, 8, 7), date(2012, 8, 8)
+    splits = pa.table(
+        {
+            "session": [session, later],
+            "symbol": ["KO", "KO"],
+            "kind": ["split", "split"],
+            "split_ratio": [2.0, 3.0],
+            "dividend_usd": pa.nulls(2),
+            "simulated_fields": [[], []],
+        }
+    )
+    ref = lake.write(RAW, Partition.of_session(session), splits, sessions=[session], **by)
+    assert lake.read_ref(ref)["session"].to_pylist() == [session, later]
+    assert lake.read(RAW, [session], as_of=session)["session"].to_pylist() == [session]
+    with pytest.raises(MissingPartition):
+        lake.read(RAW, [later], as_of=FAR)
 
 
 def test_a_partition_of_an_older_schema_is_refused_with_what_to_do(
@@ -396,6 +451,18 @@ def test_a_page_must_be_handed_over_as_bytes(lake: Lake, by: dict[str, Any]) -> 
     assert lake.get_bytes("reports/daily_report_20121004.html") == b"<html></html>"
 
 
+def test_a_manifest_names_the_version_of_its_named_file(lake: Lake, by: dict[str, Any]) -> None:
+    session = date(2012, 10, 5)
+    partition = Partition.of_session(session)
+    lake.write(REGIME, partition, regime(session, rule="first"), sessions=[session], **by)
+    first = lake.manifest(REGIME, partition)
+    lake.write(REGIME, partition, regime(session, rule="second"), sessions=[session], **by)
+    assert first.export_key is not None
+    kept = lake.get_bytes(first.export_key, version_id=first.export_version_id)
+    assert json.loads(kept)["rule"] == "first"
+    assert json.loads(lake.get_bytes(first.export_key))["rule"] == "second"
+
+
 def test_export_bytes_for_a_contract_without_export_are_refused(
     lake: Lake, bars: MakeBars, by: dict[str, Any]
 ) -> None:
@@ -422,19 +489,6 @@ def test_a_staged_part_is_read_by_reference_only(
     assert lake.read_ref(other)["close_usd"].to_pylist() == [2.0, 2.0]
     with pytest.raises(MissingPartition):
         lake.read(BAR, [session], as_of=FAR)
-
-
-def test_a_candidate_with_missing_values_may_be_staged_for_a_gate(
-    lake: Lake, bars: MakeBars, by: dict[str, Any]
-) -> None:
-    session = date(2012, 11, 2)
-    whole = bars([session])
-    gaps = whole.set_column(5, "close_usd", pa.array([None, 10.0], pa.float64()))
-    partition = Partition.of_session(session)
-    with pytest.raises(ContractViolation, match="close_usd"):
-        lake.stage(BAR, partition, "candidate", gaps, run=by["run"])
-    ref = lake.stage(BAR, partition, "candidate", gaps, run=by["run"], allow_nulls=True)
-    assert lake.read_ref(ref)["close_usd"].to_pylist() == [None, 10.0]
 
 
 def test_records_and_documents_can_be_staged_and_listed(lake: Lake, by: dict[str, Any]) -> None:

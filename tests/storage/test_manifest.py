@@ -28,6 +28,12 @@ def test_a_manifest_comes_back_as_it_went() -> None:
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
 
 
+def test_a_manifest_written_before_exports_had_versions_is_still_read() -> None:
+    old = MANIFEST.to_json().replace(b'"export_version_id":null,', b"")
+    assert old != MANIFEST.to_json()
+    assert Manifest.from_json(old) == MANIFEST
+
+
 def test_a_manifest_points_at_its_bytes() -> None:
     assert MANIFEST.ref("lake") == ArtifactRef(
         contract="core_market__daily_bar",

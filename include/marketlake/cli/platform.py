@@ -40,7 +40,7 @@ def start_platform() -> Platform:
     """Bring the platform up, one printed line a step."""
     from marketlake.services.platform.stack import Platform
 
-    platform = Platform.prepared(load_settings().home)
+    platform = Platform.at()
     platform.up(_print_step)
     return platform
 

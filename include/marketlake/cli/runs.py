@@ -131,7 +131,9 @@ class RunPlan:
 def plan_run(settings: Settings, now: datetime | None = None) -> RunPlan:
     """Say which sessions the main job covers: the last five of the market."""
     calendar = Calendar.of(settings.market.calendar)
-    last = settings.market.last_session or calendar.latest_closed(now or utc_now())
+    last = settings.market.last_session or calendar.latest_due(
+        now or utc_now(), settings.market.publish_delay_minutes
+    )
     sessions = calendar.window(last, _RUN_SESSIONS)
     return RunPlan(
         history_through=calendar.previous(sessions[0]),

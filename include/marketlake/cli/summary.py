@@ -5,11 +5,14 @@ What does not belong: finding it out (``readmodels.summary``).
 
 from __future__ import annotations
 
+import shlex
+import sysconfig
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marketlake.cli.queries import console, signal_cells
-from marketlake.settings import Settings
+from marketlake.settings import PROJECT_ROOT, Settings
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -46,6 +49,7 @@ def render(summary: Mapping[str, Any], *, login: str) -> Group:
         ("Faults planted in the vendor's data", _faults(summary["planted_faults"])),
         ("Ledger", _ledger(summary["ledger"])),
         ("Look", _look(summary, login)),
+        ("What to try next", _try_next(summary["try_next"])),
     )
     lines: list[Any] = []
     for title, content in parts:
@@ -142,6 +146,25 @@ def _look(summary: Mapping[str, Any], login: str) -> Table:
     table = _grid("", "")
     table.add_row("Airflow UI", f"{summary['ui']['url']}  {login}")
     table.add_row("daily report", summary["ui"]["report_export"])
-    for item in summary["try_next"]:
-        table.add_row(f"[cyan]{item['command']}[/]", item["shows"])
     return table
+
+
+def _try_next(items: Sequence[Mapping[str, Any]]) -> Table:
+    """Commands that can be pasted as they stand: ours is on nobody's PATH."""
+    table = _grid("", "")
+    table.columns[0].no_wrap = True
+    table.add_row(f"[cyan]cd {shlex.quote(str(PROJECT_ROOT))}[/]", "")
+    for item in items:
+        table.add_row(f"[cyan]{_pasteable(item['command'])}[/]", item["shows"])
+    return table
+
+
+def _pasteable(command: str) -> str:
+    """Return the command as it is typed in the repository's folder."""
+    program, *rest = shlex.split(command)
+    if program != "marketlake":
+        return command
+    installed = Path(sysconfig.get_path("scripts")) / program
+    if installed.is_relative_to(PROJECT_ROOT):
+        installed = installed.relative_to(PROJECT_ROOT)
+    return shlex.join([str(installed), *rest])

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from marketlake.contracts.model import Contract, Field
+from marketlake.contracts.model import Contract, Field, Kind
 from marketlake.errors import ContractViolation
 
 if TYPE_CHECKING:
@@ -50,11 +50,10 @@ def schema_version(contract: Contract) -> str:
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def conform(contract: Contract, table: pa.Table, *, allow_nulls: bool = False) -> pa.Table:
+def conform(contract: Contract, table: pa.Table) -> pa.Table:
     """Return the table cast, ordered and sorted as its contract says.
 
-    A missing number has one form, null: NaN becomes null, and an infinite number is refused. With
-    ``allow_nulls`` a null outside the key passes, for candidates that a gate will judge.
+    A missing number has one form, null: NaN becomes null, and an infinite number is refused.
 
     Raises
     ------
@@ -65,17 +64,11 @@ def conform(contract: Contract, table: pa.Table, *, allow_nulls: bool = False) -
     import pyarrow as pa
 
     _check_columns(contract, table.column_names)
-    target = schema(contract)
-    columns = [
-        _column(contract, item, table.column(item.name), target.field(item.name).type)
-        for item in contract.fields
-    ]
-    if not allow_nulls:
-        for item, column in zip(contract.fields, columns, strict=True):
-            if not item.nullable and column.null_count:
-                _refuse_nulls(contract, item.name, column)
-    relaxed = pa.schema([item.with_nullable(True) for item in target], metadata=target.metadata)
-    shaped = pa.Table.from_arrays(columns, schema=relaxed if allow_nulls else target)
+    columns = [conform_column(contract, item, table.column(item.name)) for item in contract.fields]
+    for item, column in zip(contract.fields, columns, strict=True):
+        if not item.nullable and column.null_count:
+            _refuse_nulls(contract, item.name, column)
+    shaped = pa.Table.from_arrays(columns, schema=schema(contract))
     if shaped.num_rows:
         shaped = shaped.sort_by([(name, "ascending") for name in contract.key])
     _check_key(contract, shaped)
@@ -95,26 +88,32 @@ def _check_columns(contract: Contract, present: Sequence[str]) -> None:
         )
 
 
-def _column(
-    contract: Contract, item: Field, column: pa.ChunkedArray, target: pa.DataType
-) -> pa.ChunkedArray:
-    """Return one column cast without loss, with null as the only missing number."""
+def conform_column(contract: Contract, item: Field, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return one column cast without loss, with null as the only missing number.
+
+    Nulls may be anywhere; ContractViolation when the values are not of the field's kind.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if item.kind == "timestamp_utc" and getattr(column.type, "tz", "UTC") is None:
-        # Arrow would take a zoneless time for UTC; that guess is how instants go wrong.
-        _refuse(contract, expected=f"{item.name} with a time zone", was=str(column.type))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not _is_of_kind(item.kind, column.type):
+        _refuse(contract, expected=f"{item.name} as {item.kind}", was=str(column.type))
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     try:
-        cast = column.cast(target)
+        cast = column.cast(schema(contract).field(item.name).type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         _refuse(
             contract,
             expected=f"{item.name} as {item.kind}",
             was=f"{column.type} that does not cast without loss: {error}",
         )
+    has_time = item.kind == "date" and pa.types.is_temporal(column.type)
+    if has_time and not cast.cast(column.type).equals(column):
+        # Arrow cuts the time of day off without a word.
+        _refuse(contract, expected=f"{item.name} as date", was="an instant within a day")
     if item.kind == "float64":
         infinite = pc.is_inf(cast)
         if pc.any(infinite).as_py():
@@ -124,6 +123,31 @@ def _column(
                 was=f"an infinite one at row {pc.index(infinite, True).as_py()}",
             )
     return cast
+
+
+def _is_of_kind(kind: Kind, given: pa.DataType) -> bool:
+    """Return whether values of a type can be of a kind; Arrow also reads numbers out of text.
+
+    It takes a zoneless time for UTC, too: that guess is how instants go wrong.
+    """
+    from pyarrow import types
+
+    is_time = types.is_timestamp(given)
+    fits = {
+        "string": types.is_string(given)
+        or types.is_large_string(given)
+        or types.is_string_view(given),
+        "int64": types.is_integer(given) or types.is_floating(given),
+        "float64": types.is_integer(given) or types.is_floating(given),
+        "bool": types.is_boolean(given),
+        "date": types.is_date(given) or (is_time and given.tz is None),
+        "timestamp_utc": is_time and given.tz is not None,
+        "strings": types.is_list(given) or types.is_large_list(given),
+        "binary": types.is_binary(given)
+        or types.is_large_binary(given)
+        or types.is_binary_view(given),
+    }
+    return bool(fits[kind] or types.is_null(given))
 
 
 def _refuse_nulls(contract: Contract, name: str, column: pa.ChunkedArray) -> NoReturn:

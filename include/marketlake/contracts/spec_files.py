@@ -1,4 +1,4 @@
-"""The files the user named, each with its section and its contract.
+"""The specification's named files, each with its section and its contract.
 
 ``{yyyymmdd}`` and ``{yyyymm}`` are the exchange session a file is about. Records (audit logs and
 snapshots) are named by their exchange-local recording time instead. A file whose contract is not

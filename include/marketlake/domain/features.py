@@ -17,10 +17,9 @@ import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
 from marketlake.contracts.features import FEATURES, MAX_LOOKBACK_SESSIONS
-from marketlake.domain import prices
+from marketlake.domain import prices, rolling
 from marketlake.domain.prices import Bools, Floats
 
-_MIN_THERE = 0.8
 _BLOCK_VALUES = 4_000_000
 """Window values held at a time (8 bytes each, a few such arrays at once)."""
 
@@ -68,7 +67,7 @@ def compute_features(
     rows = range(first, len(sessions))
     returns = panel.returns()
     blocks = [_block(panel, returns, rows=block) for block in _blocks(rows, len(columns))]
-    made = _simulated_rows(bars, actions, sessions=sessions, symbols=symbols, benchmark=benchmark)
+    made = _simulated_rows(bars, actions, panel)
     data: dict[str, Floats | Bools] = {
         name: np.concatenate([block[name] for block in blocks]).ravel() if blocks else np.empty(0)
         for name in _OWN
@@ -140,26 +139,30 @@ def _of_prices(P: Floats) -> dict[str, Floats]:
     }
     features["momentum_252d_skip_21d"] = P[..., -22] / P[..., -253] - 1.0
     for length in (20, 50, 200):
-        features[f"sma_distance_{length}d"] = last / _mean(P[..., -length:]) - 1.0
+        features[f"sma_distance_{length}d"] = last / rolling.mean(P[..., -length:]) - 1.0
     window = P[..., -20:]
     # A flat window has no spread; rounding must not invent one.
     flat = np.fmax.reduce(window, axis=-1) == np.fmin.reduce(window, axis=-1)
-    zscore = (last - _mean(window)) / _std(window)
+    zscore = (last - rolling.mean(window)) / rolling.std(window)
     features["zscore_20d"] = np.where(flat, np.nan, zscore)
     year = P[..., -252:]
     highest = np.fmax.reduce(year, axis=-1)
-    features["drawdown_252d"] = np.where(_enough(year), last / highest - 1.0, np.nan)
+    features["drawdown_252d"] = np.where(rolling.enough(year), last / highest - 1.0, np.nan)
     return features
 
 
 def _of_returns(r: Floats) -> dict[str, Floats]:
     """R is [rows, columns, 60], simple daily returns."""
-    features = {f"volatility_{length}d": _std(r[..., -length:]) for length in (10, 20, 60)}
-    features["downside_volatility_20d"] = np.sqrt(_mean(np.minimum(r[..., -20:], 0.0) ** 2))
-    gain, loss = _mean(np.maximum(r[..., -14:], 0.0)), _mean(np.maximum(-r[..., -14:], 0.0))
-    features["rsi_14d"] = 100.0 * gain / (gain + loss)
-    centred = r - _mean(r)[..., None]
-    features["skewness_60d"] = _mean(centred**3) / _mean(centred**2) ** 1.5
+    features = {f"volatility_{length}d": rolling.std(r[..., -length:]) for length in (10, 20, 60)}
+    features["downside_volatility_20d"] = np.sqrt(rolling.mean(np.minimum(r[..., -20:], 0.0) ** 2))
+    gain, loss = (
+        rolling.mean(np.maximum(r[..., -14:], 0.0)),
+        rolling.mean(np.maximum(-r[..., -14:], 0.0)),
+    )
+    # In this order, rounding cannot take it above 100.
+    features["rsi_14d"] = 100.0 * (gain / (gain + loss))
+    centred = r - rolling.mean(r)[..., None]
+    features["skewness_60d"] = rolling.mean(centred**3) / rolling.mean(centred**2) ** 1.5
     return features
 
 
@@ -167,29 +170,8 @@ def _beta(r: Floats, market: Floats) -> Floats:
     """Slope over the sessions where both have a return; both [rows, columns, 60]."""
     both = ~np.isnan(r) & ~np.isnan(market)
     x, y = np.where(both, market, np.nan), np.where(both, r, np.nan)
-    x_centred = x - _mean(x)[..., None]
-    return _mean(x_centred * (y - _mean(y)[..., None])) / _mean(x_centred**2)
-
-
-def _count(window: Floats) -> Floats:
-    return np.asarray((~np.isnan(window)).sum(axis=-1), dtype=np.float64)
-
-
-def _enough(window: Floats) -> Bools:
-    return np.asarray(_count(window) >= _MIN_THERE * window.shape[-1])
-
-
-def _mean(window: Floats) -> Floats:
-    """Mean along the last axis of what is there; NaN when fewer than 80 % are."""
-    total = np.where(np.isnan(window), 0.0, window).sum(axis=-1)
-    return np.where(_enough(window), total / np.maximum(_count(window), 1.0), np.nan)
-
-
-def _std(window: Floats) -> Floats:
-    """Standard deviation with ddof 1 of what is there; NaN when fewer than 80 % are."""
-    count = _count(window)
-    variance = _mean((window - _mean(window)[..., None]) ** 2) * count / (count - 1.0)
-    return np.sqrt(variance)
+    x_centred = x - rolling.mean(x)[..., None]
+    return rolling.mean(x_centred * (y - rolling.mean(y)[..., None])) / rolling.mean(x_centred**2)
 
 
 def _rank(column: str) -> pl.Expr:
@@ -199,24 +181,22 @@ def _rank(column: str) -> pl.Expr:
     return pl.when(n > 1).then((rank - 1) / (n - 1)).alias("rank_return_20d")
 
 
-def _simulated_rows(
-    bars: pl.DataFrame,
-    actions: pl.DataFrame,
-    *,
-    sessions: Sequence[date],
-    symbols: Sequence[str],
-    benchmark: str,
-) -> Bools:
+def _simulated_rows(bars: pl.DataFrame, actions: pl.DataFrame, panel: prices.Panel) -> Bools:
     """Whether any input inside a row's lookbacks was simulated: [n_sessions, n_symbols]."""
-    own = np.zeros((len(sessions), len(symbols)), dtype=np.bool_)
-    for rows in (bars, actions):
-        own |= prices.simulated(rows, "adjusted_close", sessions=sessions, symbols=symbols)
-    market = prices.simulated(bars, "benchmark_close", sessions=sessions, symbols=[benchmark])
+    *symbols, benchmark = panel.symbols
+    closes = prices.simulated(bars, "adjusted_close", sessions=panel.sessions, symbols=symbols)
+    market = prices.simulated(bars, "benchmark_close", sessions=panel.sessions, symbols=[benchmark])
+    factors = prices.simulated_adjustments(actions, panel)[:, :-1]
+
+    def own(lookback: int) -> Bools:
+        # A factor is used when its ex-date is after the oldest close of the window.
+        return np.asarray(_any_within(closes, lookback) | _any_within(factors, lookback - 1))
+
     ranked = next(item.lookback for item in FEATURES if item.name == "rank_return_20d")
     return np.asarray(
-        _any_within(own, _lookback("adjusted_close"))
+        own(_lookback("adjusted_close"))
         | _any_within(market, _lookback("benchmark_close"))
-        | _any_within(np.asarray(own.any(axis=1, keepdims=True)), ranked)
+        | own(ranked).any(axis=1, keepdims=True)
     )
 
 

@@ -5,7 +5,8 @@ bar becomes NaN. What does not belong: statistics of returns (features, risk) an
 stores an adjusted series.
 
 The factor of an ex-date ``e`` is ``1 / split_ratio * (1 - dividend / close)``, where the dividend
-is per share as traded before ``e`` and the close is the last one there is before ``e``. A close of
+is per share as traded before ``e`` and the close is the last one there is before ``e``, brought to
+the share count just before ``e`` where splits came between. A close of
 session ``s``, adjusted as of session ``t``, is multiplied by the factors of all ex-dates in
 ``(s, t]``. Only ratios of adjusted closes mean anything.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from math import prod
 
 import numpy as np
 import polars as pl
@@ -206,6 +208,19 @@ def simulated(
     return np.equal(_matrix(marked, "made", sessions=sessions, symbols=symbols), 1.0)
 
 
+def simulated_adjustments(actions: pl.DataFrame, panel: Panel) -> Bools:
+    """Return where the factor itself is a generator's: [n_sessions, n_symbols], by ex-date.
+
+    A generated dividend cancels against the as-traded closes that were made with it, but only
+    where its factor is taken from the close of the session before. The first row is False.
+    """
+    dividends = actions.filter(pl.col("dividend_usd").is_not_null())
+    result = simulated(dividends, "dividend_usd", sessions=panel.sessions, symbols=panel.symbols)
+    result[0] = False
+    result[1:] &= np.isnan(panel.closes[:-1])
+    return result
+
+
 def _matrix(
     rows: pl.DataFrame, column: str, *, sessions: Sequence[date], symbols: Sequence[str]
 ) -> Floats:
@@ -244,9 +259,7 @@ def _factors(
         at = int(np.searchsorted(days, np.datetime64(session, "D"))), column[symbol]
         ratios[at] *= 1.0 if ratio is None else ratio
         dividends[at] += 0.0 if dividend is None else dividend
-    factors = (1.0 - dividends / _last_close_before(closes)) / ratios
-    # With no close before the ex-date there is nothing to adjust.
-    factors[np.isnan(factors)] = 1.0
+    factors = (1.0 - dividends / _dividend_bases(closes, ratios, dividends)) / ratios
     if not (factors > 0).all():
         row, col = np.argwhere(~(factors > 0))[0]
         raise ContractViolation(
@@ -258,12 +271,16 @@ def _factors(
     return factors
 
 
-def _last_close_before(closes: Floats) -> Floats:
-    there = np.where(np.isnan(closes), -1, np.arange(len(closes))[:, None])
-    last = np.full_like(there, -1)
-    last[1:] = np.maximum.accumulate(there, axis=0)[:-1]
-    before = np.take_along_axis(closes, np.maximum(last, 0), axis=0)
-    return np.where(last < 0, np.nan, before)
+def _dividend_bases(closes: Floats, ratios: Floats, dividends: Floats) -> Floats:
+    """The last close before each dividend, as if the splits since then had been before it."""
+    # With no close before the dividend there is nothing to adjust.
+    bases = np.full_like(closes, np.inf)
+    for row, column in np.argwhere(dividends):
+        there = np.flatnonzero(~np.isnan(closes[:row, column]))
+        if len(there):
+            last = there[-1]
+            bases[row, column] = closes[last, column] / prod(ratios[last + 1 : row, column])
+    return bases
 
 
 def _later_ratios(rows: pl.DataFrame, splits: pl.DataFrame) -> tuple[pl.Series, pl.Series]:

@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
+from marketlake.domain import rolling
 from marketlake.domain.prices import Floats
+from marketlake.domain.rolling import MIN_THERE
 from marketlake.errors import ContractViolation
 
 TREND_SESSIONS = 200
@@ -26,6 +28,7 @@ HISTORY_SESSIONS = 60
 _LOOKBACK = max(TREND_SESSIONS + SLOPE_SESSIONS, VOLATILITY_SESSIONS + PERCENTILE_SESSIONS)
 SESSIONS_NEEDED = _LOOKBACK + HISTORY_SESSIONS - 1
 """Sessions to pass to :func:`classify`; more change nothing."""
+_WHERE = "benchmark history of regimes.classify"
 
 RULE = (
     f"bull: close above its {TREND_SESSIONS}-session mean and that mean above where it was "
@@ -42,45 +45,55 @@ def classify(benchmark: pl.DataFrame) -> dict[str, Any]:
     Parameters
     ----------
     benchmark
-        ``session`` ascending and ``close_usd`` (an index has no corporate actions), at least
-        ``SESSIONS_NEEDED`` rows.
+        ``session`` and ``close_usd`` (an index has no corporate actions): one row for every
+        exchange session of the window, ascending, at least ``SESSIONS_NEEDED``. The last is the
+        session to classify. A close that is missing is null; it is never filled or bridged, and
+        a statistic needs 80 % of its window.
 
     Returns
     -------
     dict
         The document of ``out_risk_analysis__market_regime``; fractions unless a name says
-        otherwise.
+        otherwise. ``history`` leaves out sessions whose regime is not known.
 
     Raises
     ------
     ContractViolation
-        When there are too few rows, they do not ascend, or a close is missing: a regime is not
-        guessed.
+        When there are too few rows, they do not ascend, the last has no close, or too many of
+        the others have none: a regime is not guessed.
     """
     rows = benchmark.select("session", "close_usd").tail(SESSIONS_NEEDED)
     sessions: list[date] = rows["session"].to_list()
     closes = rows["close_usd"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     _require_history(sessions, closes)
-    trend = _windows(closes, TREND_SESSIONS).mean(axis=-1)
+    trend = rolling.mean(_windows(closes, TREND_SESSIONS))
     returns = closes[1:] / closes[:-1] - 1.0
-    volatility = _windows(returns, VOLATILITY_SESSIONS).std(axis=-1, ddof=1)
-    states = []
-    for back in range(HISTORY_SESSIONS - 1, -1, -1):
-        now = -1 - back
-        recent = volatility[len(volatility) - PERCENTILE_SESSIONS - back :][:PERCENTILE_SESSIONS]
-        percentile = float((recent <= volatility[now]).mean())
-        slope = float(trend[now] / trend[now - SLOPE_SESSIONS] - 1.0)
-        distance = float(closes[now] / trend[now] - 1.0)
-        states.append(
-            {
-                "session": sessions[now].isoformat(),
-                "regime": _regime(distance, slope),
-                "volatility_state": _volatility_state(percentile),
-                "distance_from_mean": distance,
-                "slope_of_mean": slope,
-                "volatility_percentile": percentile,
-            }
+    volatility = rolling.std(_windows(returns, VOLATILITY_SESSIONS))
+    ranked = _windows(volatility, PERCENTILE_SESSIONS)
+    below = np.where(np.isnan(ranked), np.nan, ranked <= ranked[:, -1:])
+    # One row a session of the history, one column a statistic.
+    statistics = np.column_stack(
+        [
+            closes[-HISTORY_SESSIONS:] / trend[-HISTORY_SESSIONS:] - 1.0,
+            (trend[SLOPE_SESSIONS:] / trend[:-SLOPE_SESSIONS] - 1.0)[-HISTORY_SESSIONS:],
+            np.where(np.isnan(ranked[:, -1]), np.nan, rolling.mean(below)),
+        ]
+    )
+    known = ~np.isnan(statistics).any(axis=1)
+    _require_known(sessions[-1], known=bool(known[-1]))
+    states = [
+        {
+            "session": session.isoformat(),
+            "regime": _regime(distance, slope),
+            "volatility_state": _volatility_state(percentile),
+            "distance_from_mean": distance,
+            "slope_of_mean": slope,
+            "volatility_percentile": percentile,
+        }
+        for session, (distance, slope, percentile) in zip(
+            np.array(sessions[-HISTORY_SESSIONS:])[known], statistics[known].tolist(), strict=True
         )
+    ]
     today = states[-1]
     return {
         "session": today["session"],
@@ -106,13 +119,30 @@ def _require_history(sessions: list[date], closes: Floats) -> None:
         problems.append(f"{len(sessions)} sessions")
     if any(first >= second for first, second in pairwise(sessions)):
         problems.append("sessions that do not ascend")
-    if not (closes > 0).all():
-        problems.append(f"{int((~(closes > 0)).sum())} sessions without a close")
+    if (closes <= 0).any():
+        problems.append(f"{int((closes <= 0).sum())} closes not above 0")
     if problems:
         raise ContractViolation(
-            expected=f"{SESSIONS_NEEDED} ascending sessions, each with a close above 0",
+            expected=f"{SESSIONS_NEEDED} ascending sessions, their closes above 0 or missing",
             was=", ".join(problems),
-            where="benchmark history of regimes.classify",
+            where=_WHERE,
+            todo="load the benchmark's missing sessions (`marketlake load-history`), then re-run",
+        )
+    if np.isnan(closes[-1]):
+        raise ContractViolation(
+            expected=f"a close of the benchmark at {sessions[-1]}",
+            was="none",
+            where=_WHERE,
+            todo="look at the session's core_market__daily_bar and its quarantine, then re-run",
+        )
+
+
+def _require_known(session: date, *, known: bool) -> None:
+    if not known:
+        raise ContractViolation(
+            expected=f"{MIN_THERE:.0%} of the closes of each window that ends with {session}",
+            was="fewer",
+            where=_WHERE,
             todo="load the benchmark's missing sessions (`marketlake load-history`), then re-run",
         )
 

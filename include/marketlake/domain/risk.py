@@ -20,11 +20,11 @@ import numpy as np
 import polars as pl
 
 from marketlake.domain import prices
-from marketlake.domain.prices import Bools, Floats
+from marketlake.domain.prices import Floats
+from marketlake.domain.rolling import MIN_THERE
 from marketlake.errors import ContractViolation
 
 SESSIONS_PER_YEAR = 252
-_MIN_THERE = 0.8
 _BOOK = "reference_book"
 _SCHEMA = {
     "session": pl.Date,
@@ -91,19 +91,11 @@ def book_risk(
         When ``session`` does not end the window, or no member has a price.
     """
     _require_window(session, sessions)
-    symbols = members["symbol"].to_list()
-    panel = prices.panel(bars, actions, sessions=sessions, symbols=[*symbols, benchmark])
-    there = ~np.isnan(panel.closes[-1, :-1])
-    held = [symbol for symbol, priced in zip(symbols, there, strict=True) if priced]
-    if not held:
-        raise ContractViolation(
-            expected="at least one member with a price",
-            was=f"none of {len(symbols)}",
-            where=f"reference book at {session}",
-            todo="look at the session's core_market__daily_bar and its quarantine",
-        )
-    returns, market = panel.returns()[1:, :-1][:, there], panel.returns()[1:, -1]
-    made = _made(bars, actions, sessions=sessions, symbols=held)
+    held = _held(bars, members, session=session)
+    panel = prices.panel(bars, actions, sessions=sessions, symbols=[*held, benchmark])
+    returns, market = panel.returns()[1:, :-1], panel.returns()[1:, -1]
+    # Daily returns do not bridge gaps, so simulated actions cancel in them.
+    made = prices.simulated(bars, "adjusted_close", sessions=sessions, symbols=held)
     market_made = bool(
         prices.simulated(bars, "benchmark_close", sessions=sessions, symbols=[benchmark]).any()
     )
@@ -143,15 +135,21 @@ def book_returns(
     *,
     sessions: Sequence[date],
 ) -> pl.DataFrame:
-    """Return the equal-weight book's daily returns over a window.
+    """Return the daily returns over a window of the reference book at its last session.
 
     Returns
     -------
     polars.DataFrame
-        ``session``, ``book_return`` (fraction: mean over the members with a return that day);
-        days without any have no row, nor has the first session.
+        ``session``, ``book_return`` (fraction: mean over the members held at ``sessions[-1]``
+        with a return that day); days without any have no row, nor has the first session.
+
+    Raises
+    ------
+    ContractViolation
+        When no member has a price at ``sessions[-1]``.
     """
-    panel = prices.panel(bars, actions, sessions=sessions, symbols=members["symbol"].to_list())
+    held = _held(bars, members, session=sessions[-1])
+    panel = prices.panel(bars, actions, sessions=sessions, symbols=held)
     frame = pl.DataFrame(
         {
             "session": pl.Series(list(sessions), dtype=pl.Date),
@@ -198,7 +196,7 @@ def _book_rows(
     book: Floats, market: Floats, *, n_held: int, volatility_window: int, book_value_usd: float
 ) -> list[_Row]:
     there = book[~np.isnan(book)]
-    enough = len(there) >= _MIN_THERE * len(book)
+    enough = len(there) >= MIN_THERE * len(book)
     loss = {
         f"{name}_{100 - tail}_pct": 100 * measure(there, tail_pct=tail)
         for name, measure in (("var", value_at_risk), ("cvar", conditional_value_at_risk))
@@ -261,7 +259,7 @@ def _contributions_pct(recent: Floats) -> Floats:
     """Shares of the book's variance, [n_symbols]; a missing return contributes nothing."""
     book = _mean_of_there(recent)
     days = ~np.isnan(book)
-    if days.sum() < _MIN_THERE * len(book):
+    if days.sum() < MIN_THERE * len(book):
         return np.full(recent.shape[1], np.nan)
     there = ~np.isnan(recent[days])
     parts = np.where(there, recent[days], 0.0) / there.sum(axis=1, keepdims=True)
@@ -276,7 +274,7 @@ def _contributions_pct(recent: Floats) -> Floats:
 def _beta(returns: Floats, market: Floats) -> tuple[float, int]:
     both = ~np.isnan(returns) & ~np.isnan(market)
     n = int(both.sum())
-    if n < max(_MIN_THERE * len(returns), 2):
+    if n < max(MIN_THERE * len(returns), 2):
         return float("nan"), n
     x = market[both] - market[both].mean()
     spread = float((x * x).sum())
@@ -286,7 +284,7 @@ def _beta(returns: Floats, market: Floats) -> tuple[float, int]:
 
 def _volatility_pct(returns: Floats) -> float:
     there = returns[~np.isnan(returns)]
-    if len(there) < max(_MIN_THERE * len(returns), 2):
+    if len(there) < max(MIN_THERE * len(returns), 2):
         return float("nan")
     return float(100 * there.std(ddof=1) * np.sqrt(SESSIONS_PER_YEAR))
 
@@ -303,14 +301,20 @@ def _n(returns: Floats) -> int:
     return int((~np.isnan(returns)).sum())
 
 
-def _made(
-    bars: pl.DataFrame, actions: pl.DataFrame, *, sessions: Sequence[date], symbols: Sequence[str]
-) -> Bools:
-    made = [
-        prices.simulated(rows, "adjusted_close", sessions=sessions, symbols=symbols)
-        for rows in (bars, actions)
-    ]
-    return np.asarray(made[0] | made[1])
+def _held(bars: pl.DataFrame, members: pl.DataFrame, *, session: date) -> list[str]:
+    """Return the members with a close at the session, in the order of ``members``."""
+    priced = bars.filter(pl.col("session") == session, pl.col("close_usd").is_finite())
+    held: list[str] = members.filter(pl.col("symbol").is_in(priced["symbol"].to_list()))[
+        "symbol"
+    ].to_list()
+    if not held:
+        raise ContractViolation(
+            expected="at least one member with a price",
+            was=f"none of {members.height}",
+            where=f"reference book at {session}",
+            todo="look at the session's core_market__daily_bar and its quarantine",
+        )
+    return held
 
 
 def _require_window(session: date, sessions: Sequence[date]) -> None:

@@ -35,9 +35,9 @@ _FAILS: list[tuple[type[errors.Terminal], str]] = [
 _MISSING_PARTITION = RetryRule(
     exception=errors.MissingPartition,
     action=RetryAction.RETRY,
-    retry_delay=timedelta(seconds=20),
     reason="a neighbouring session is not published yet; sessions run side by side",
 )
+_FIRST_LOOK, _LAST_LOOK = timedelta(seconds=15), timedelta(minutes=10)
 _WEATHER = RetryRule(
     exception=[errors.Retryable, ConnectionError, TimeoutError, AirflowRuntimeError],
     action=RetryAction.RETRY,
@@ -51,7 +51,11 @@ _UNKNOWN = RetryRule(
 
 
 class ErrorTreePolicy(ExceptionRetryPolicy):  # type: ignore[misc]  # airflow ships no strict types
-    """The error tree as retry rules; a vendor's own word on when to come back is kept."""
+    """The error tree as retry rules, with two waits of their own.
+
+    A vendor's word on when to come back is kept. Who waits for a neighbouring session looks again
+    soon, but outlasts a neighbour that is itself waiting for the weather to pass.
+    """
 
     def evaluate(
         self,
@@ -64,6 +68,11 @@ class ErrorTreePolicy(ExceptionRetryPolicy):  # type: ignore[misc]  # airflow sh
         decision = super().evaluate(exception, try_number, max_tries, context)
         if isinstance(exception, errors.RateLimited) and exception.retry_after_s is not None:
             return replace(decision, retry_delay=timedelta(seconds=exception.retry_after_s))
+        if isinstance(exception, errors.MissingPartition):
+            # Clearing a task raises max_tries, so that it has its first, short wait again.
+            waited = max(TASK_DEFAULTS["retries"] - 1 - (max_tries - try_number), 0)
+            delay = min(_FIRST_LOOK * 3**waited, _LAST_LOOK)
+            return replace(decision, retry_delay=delay)
         return decision
 
 
@@ -89,9 +98,6 @@ TASK_DEFAULTS: dict[str, Any] = {
     "execution_timeout": timedelta(minutes=30),
 }
 """Arguments of every task; a DAG adds its owner with :func:`task_defaults`."""
-
-GATE_ARGS: dict[str, Any] = {"retries": 0}
-"""Arguments of a task that judges: it answers once, and a person looks at its report."""
 
 
 def task_defaults(owner: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def optional_session(title: str, description: str) -> Param:
 def date_param(name: str, *, sessions_before_end: int = 0) -> date:
     """Return a date parameter of an on-demand run.
 
-    Left empty it means the market's last session (of a live market: the newest one closed when the
+    Left empty it means the market's last session (of a live market: the newest one due when the
     run was made), or ``sessions_before_end`` sessions before that.
     """
     context = get_current_context()
@@ -67,7 +67,9 @@ def date_param(name: str, *, sessions_before_end: int = 0) -> date:
         return _session(value, where=f"parameter {name} of {context['dag_run'].dag_id}")
     market = current_settings().market
     calendar = Calendar.of(market.calendar)
-    end = market.last_session or calendar.latest_closed(context["dag_run"].run_after)
+    end = market.last_session or calendar.latest_due(
+        context["dag_run"].run_after, market.publish_delay_minutes
+    )
     return calendar.previous(end, sessions_before_end) if sessions_before_end else end
 
 

@@ -32,7 +32,7 @@ class ExchangeSessionTimetable(Timetable):  # type: ignore[misc]  # airflow ship
     """One partition for each session of an exchange, due ``delay_minutes`` after its close.
 
     A market with a ``last_session`` has ended: nothing is scheduled by itself, while backfills and
-    triggers reach each of its sessions. A live market gets one run for the newest closed session,
+    triggers reach each of its sessions. A live market gets one run for the newest session due,
     then one after each close. ``now`` is the clock; it is not part of the serialized timetable.
     """
 
@@ -152,6 +152,11 @@ class ExchangeSessionTimetable(Timetable):  # type: ignore[misc]  # airflow ship
                 f"expected a {self.calendar} session from {self.first_session} to "
                 f"{self.last_session or 'now'}; was {partition_key}, which is not one"
             )
+        due_at = self._run_for(day).run_after
+        if due_at > self._now():
+            raise InvalidPartitionKeyError(
+                f"expected a session that is over; was {partition_key}, which is due at {due_at}"
+            )
         return _midnight(day)
 
     @property
@@ -174,7 +179,7 @@ class ExchangeSessionTimetable(Timetable):  # type: ignore[misc]  # airflow ship
         if restriction.earliest is not None:
             yield self._at_or_after(restriction.earliest.date())
         if not restriction.catchup:
-            yield self._sessions.latest_closed(self._now())
+            yield self._sessions.latest_due(self._now(), self.delay_minutes)
 
     def _at_or_after(self, day: date) -> date:
         if self._sessions.is_session(day):

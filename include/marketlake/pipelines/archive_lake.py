@@ -23,24 +23,31 @@ def _is_compacted(contract: Contract) -> bool:
 
 
 def compact(ctx: RunContext, through: date) -> list[ArtifactRef]:
-    """Fold every published session up to ``through`` into its year; numbers do not change."""
+    """Fold the sessions of every year up to ``through``'s into one object; numbers stay.
+
+    A year is always compacted whole: leaving out its later sessions would lose those that lie in
+    the year's object only.
+    """
     refs = []
     for contract in filter(_is_compacted, CATALOG):
-        published = [day for day in ctx.lake.published_sessions(contract) if day <= through]
+        published = ctx.lake.published_sessions(contract)
         single = {
             partition.session
             for partition in ctx.lake.partitions(contract)
             if partition.kind == "session"
         }
         for year in sorted({day.year for day in published if day in single}):
+            if year > through.year:
+                continue
             days = [day for day in published if day.year == year]
+            rows, parents = ctx.lake.read_with_refs(contract, days, as_of=days[-1])
             refs.append(
                 ctx.publish(
                     contract,
                     Partition.of_year(year),
-                    ctx.lake.read(contract, days, as_of=through),
+                    rows,
                     sessions=days,
-                    parents=ctx.lake.refs_for(contract, days),
+                    parents=parents,
                 )
             )
     return refs

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from marketlake.contracts import Contract
@@ -28,32 +28,36 @@ LOADED: tuple[Contract, ...] = (
 )
 
 
+MART_WINDOW_SESSIONS = 21
+"""What the marts look back on: twenty sessions of liquidity, and the close before a return."""
+
+
 def load(ctx: RunContext, session: date) -> dict[str, dict[str, int]]:
-    """Load the session's tables; replaying the same data changes no row."""
-    return load_partitions(ctx, [Partition.of_session(session)])
+    """Load the session and the window its marts look back on; same data changes no row.
 
-
-def load_partitions(ctx: RunContext, partitions: Sequence[Partition]) -> dict[str, dict[str, int]]:
-    """Load whole partitions; return rows inserted and deleted per table."""
+    Sessions run side by side: loading the window, not the session alone, keeps a mart from being
+    built before its past has arrived. A past that is not published yet raises MissingPartition.
+    """
     ctx.warehouse.ensure_schema()
-    counts = {contract.name: {"inserted": 0, "deleted": 0} for contract in LOADED}
-    for contract in LOADED:
-        for partition in partitions:
-            loaded = load_artifact(ctx, contract, ctx.lake.ref(contract, partition))
-            for name in counts[contract.name]:
-                counts[contract.name][name] += loaded[name]
-    return counts
+    window = ctx.history_window(session, MART_WINDOW_SESSIONS)
+    windowed = (CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION)
+    return {
+        contract.name: load_sessions(
+            ctx, contract, window if contract in windowed else [session], as_of=session
+        )
+        for contract in LOADED
+    }
 
 
-def load_artifact(ctx: RunContext, contract: Contract, ref: ArtifactRef) -> dict[str, int]:
-    """Load one published artifact into its warehouse table."""
-    table = ctx.table(ref).to_arrow()
-    manifest = ctx.lake.manifest(contract, Partition.parse(ref.partition))
-    sessions = [date.fromisoformat(day) for day in manifest.sessions]
+def load_sessions(
+    ctx: RunContext, contract: Contract, sessions: Sequence[date], *, as_of: date
+) -> dict[str, int]:
+    """Make the warehouse hold for these sessions exactly what readers of the lake get."""
+    table, refs = ctx.lake.read_with_refs(contract, sessions, as_of=as_of)
     loaded = ctx.warehouse.load(contract, table, sessions=sessions)
     ctx.record_calculation(
         "warehouse_load",
-        inputs=[ref],
+        inputs=refs,
         outputs=[],
         table=f"{contract.layer}.{contract.table}",
         inserted=loaded.inserted,
@@ -72,14 +76,17 @@ def run_dbt(
 ) -> ArtifactRef:
     """Run one dbt build; ``only_session`` None rebuilds every session."""
     partition = Partition.of_session(session)
-    with tempfile.TemporaryDirectory(prefix="marketlake-dbt-") as folder:
-        result = dbt_project.build(
-            ctx.settings,
-            select=None,
-            session=only_session,
-            target_dir=Path(folder),
-            full_refresh=only_session is None,
-        )
+    # Kept when the build fails: its log is the evidence that the error names.
+    folder = ctx.settings.home / "dbt" / "runs" / f"{session}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    result = dbt_project.build(
+        ctx.settings,
+        select=None,
+        session=only_session,
+        target_dir=folder,
+        full_refresh=only_session is None,
+    )
+    shutil.rmtree(folder)
     document = {**result, "session": session.isoformat(), "loaded": dict(loaded)}
     covered = [ref for contract in LOADED for ref in ctx.lake.refs_for(contract, [session])]
     return ctx.publish(

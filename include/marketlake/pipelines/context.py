@@ -21,7 +21,12 @@ import pyarrow as pa
 from marketlake.calendars import Calendar
 from marketlake.clock import utc_now
 from marketlake.contracts import Contract
-from marketlake.errors import ConfigError, ContractViolation
+from marketlake.contracts.catalog import (
+    CORE_MARKET_CORPORATE_ACTION,
+    CORE_MARKET_DAILY_BAR,
+    CORE_REFERENCE_UNIVERSE_MEMBER,
+)
+from marketlake.errors import ContractViolation
 from marketlake.settings import PROJECT_ROOT, Settings
 from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient, LedgerWriter
@@ -80,8 +85,6 @@ class RunContext:
         partition: Partition,
         part: str,
         content: Content,
-        *,
-        allow_nulls: bool = False,
     ) -> ArtifactRef:
         """Keep an intermediate result for a later step of the same run; readers never see it."""
         return self.lake.stage(
@@ -90,7 +93,6 @@ class RunContext:
             part,
             as_content(content),
             run=self.run,
-            allow_nulls=allow_nulls,
         )
 
     def record_calculation(
@@ -117,21 +119,30 @@ class RunContext:
 
     def history_window(self, last: date, length: int) -> list[date]:
         """Return up to ``length`` sessions ending with ``last``, none before the market's first."""
-        window = self.calendar.window(last, length)
-        return [session for session in window if session >= self.settings.market.first_session]
+        self.calendar.require_session(last)
+        return self.calendar.sessions(self.settings.market.first_session, last)[-length:]
+
+    def read(
+        self, contract: Contract, sessions: Sequence[date], *, as_of: date
+    ) -> tuple[pl.DataFrame, list[ArtifactRef]]:
+        """Read sessions of a contract, with references to exactly what was read."""
+        table, refs = self.lake.read_with_refs(contract, sessions, as_of=as_of)
+        return as_polars(table), refs
 
     def known_bars(
-        self, bars: Contract, actions: Contract, sessions: Sequence[date], *, as_of: date
+        self, sessions: Sequence[date], *, as_of: date
     ) -> tuple[pl.DataFrame, pl.DataFrame, list[ArtifactRef]]:
         """Read bars and corporate actions of a window, with references to what was read."""
-        frames = [
-            as_polars(self.lake.read(contract, sessions, as_of=as_of))
-            for contract in (bars, actions)
-        ]
-        refs = [
-            ref for contract in (bars, actions) for ref in self.lake.refs_for(contract, sessions)
-        ]
-        return frames[0], frames[1], refs
+        bars, bar_refs = self.read(CORE_MARKET_DAILY_BAR, sessions, as_of=as_of)
+        actions, action_refs = self.read(CORE_MARKET_CORPORATE_ACTION, sessions, as_of=as_of)
+        return bars, actions, bar_refs + action_refs
+
+    def members(
+        self, sessions: Sequence[date], *, as_of: date
+    ) -> tuple[pl.DataFrame, list[ArtifactRef]]:
+        """Read the published universe (session, symbol, sector), with references."""
+        rows, refs = self.read(CORE_REFERENCE_UNIVERSE_MEMBER, sessions, as_of=as_of)
+        return rows.select("session", "symbol", "sector"), refs
 
     def table(self, ref: ArtifactRef) -> pl.DataFrame:
         """Read exactly the table that a reference means."""
@@ -212,9 +223,3 @@ def open_context(settings: Settings, run: RunIdentity) -> Iterator[RunContext]:
         calendar=Calendar.of(settings.market.calendar),
         code_version=settings.code_version or measure_code_version(),
     )
-
-
-def require(name: str, values: Sequence[Any], *, where: str, todo: str) -> None:
-    """Raise ConfigError when a preparation that a step needs has not been made."""
-    if not values:
-        raise ConfigError(expected=name, was="none", where=where, todo=todo)

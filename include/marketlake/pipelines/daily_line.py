@@ -74,8 +74,11 @@ def run_session(settings: Settings, session: date, *, run_id: str) -> list[Artif
     signals = line("predict_signals")
     published += signals.step(predict_signals.publish, staged=signals.step(predict_signals.predict))
     risk = line("assess_risk")
-    measured = risk.step(assess_risk.classify_regime) + risk.step(assess_risk.measure_risk)
-    published += risk.step(assess_risk.publish, staged=measured)
+    published += risk.step(
+        assess_risk.publish,
+        regime=risk.step(assess_risk.classify_regime),
+        measured=risk.step(assess_risk.measure_risk),
+    )
     published += line("report_daily").step(report_daily.publish)
     return published
 

@@ -31,8 +31,9 @@ RAW_CONTRACTS: tuple[Contract, ...] = (RAW_YAHOO_RESPONSE, RAW_YAHOO_DAILY_BAR, 
 
 def plan(ctx: RunContext, session: date) -> list[list[str]]:
     """Return the symbols to fetch, in batches of one task each."""
-    ctx.calendar.require_session(session)
-    symbols = universe.symbols_at(ctx.settings.market, session)
+    delay = ctx.settings.market.publish_delay_minutes
+    ctx.calendar.require_due(session, utc_now(), delay_minutes=delay)
+    symbols = universe.symbols_over(ctx.settings.market, [session])
     size = ctx.settings.yahoo.batch_symbols
     return [symbols[start : start + size] for start in range(0, len(symbols), size)]
 
@@ -177,7 +178,7 @@ def publish_span(
     reference = [
         ctx.publish(contract, partition, frame, sessions=sessions, parents=[])
         for contract, frame in (
-            (CORE_REFERENCE_INSTRUMENT, universe.instruments(market)),
+            (CORE_REFERENCE_INSTRUMENT, universe.instruments(market, sessions[-1])),
             (CORE_REFERENCE_UNIVERSE_MEMBER, universe.members_over(market, list(sessions))),
         )
     ]

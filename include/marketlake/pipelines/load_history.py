@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any
 
 import polars as pl
 
+from marketlake.clock import utc_now
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
     CORE_MARKET_CORPORATE_ACTION,
     CORE_MARKET_DAILY_BAR,
+    CORE_REFERENCE_UNIVERSE_MEMBER,
+    RAW_YAHOO_DAILY_BAR,
 )
+from marketlake.contracts.features import MAX_LOOKBACK_SESSIONS
 from marketlake.errors import ConfigError
 from marketlake.pipelines import build_features, build_warehouse, universe
 from marketlake.pipelines import ingest_market_data as ingest
 from marketlake.pipelines import validate_market_data as validate
 from marketlake.pipelines.context import RunContext
+from marketlake.pipelines.gating import refuse_bad
 from marketlake.types import ArtifactRef, Partition
 
 
 def plan_years(ctx: RunContext, through: date) -> list[int]:
     """Return the years from the market's first session to ``through``."""
     market = ctx.settings.market
-    ctx.calendar.require_session(through)
+    ctx.calendar.require_due(through, utc_now(), delay_minutes=market.publish_delay_minutes)
     if through < market.first_session or (market.last_session and through > market.last_session):
         raise ConfigError(
             expected=f"a session from {market.first_session} to {market.last_session}",
@@ -35,17 +39,25 @@ def plan_years(ctx: RunContext, through: date) -> list[int]:
 
 
 def _sessions_of(ctx: RunContext, year: int, through: date) -> list[date]:
+    """Return a year's sessions up to ``through``, and those that its objects already hold.
+
+    A year that has been published never shrinks: its later sessions may lie nowhere else.
+    """
+    partition = Partition.of_year(year)
+    held = [
+        date.fromisoformat(ctx.lake.manifest(contract, partition).sessions[-1])
+        for contract in (RAW_YAHOO_DAILY_BAR, CORE_MARKET_DAILY_BAR, CORE_FEATURES_DAILY)
+        if partition in ctx.lake.partitions(contract)
+    ]
     first = max(ctx.settings.market.first_session, date(year, 1, 1))
-    return ctx.calendar.sessions(first, min(through, date(year, 12, 31)))
+    return ctx.calendar.sessions(first, min(max([through, *held]), date(year, 12, 31)))
 
 
 def load_year(ctx: RunContext, through: date, *, year: int) -> list[ArtifactRef]:
     """Fetch, gate and publish one year of bars and actions."""
     partition = Partition.of_year(year)
     sessions = _sessions_of(ctx, year, through)
-    symbols = sorted(
-        {symbol for day in (sessions[0], sessions[-1]) for symbol in _symbols(ctx, day)}
-    )
+    symbols = universe.symbols_over(ctx.settings.market, sessions)
     staged = ingest.fetch_span(ctx, partition, sessions, symbols=symbols, part="history")
     raw = ingest.publish_span(ctx, partition, sessions, staged=staged)
     accepted = validate.gate_span(ctx, partition, sessions)
@@ -53,25 +65,25 @@ def load_year(ctx: RunContext, through: date, *, year: int) -> list[ArtifactRef]
     return [*raw, *core]
 
 
-def _symbols(ctx: RunContext, session: date) -> list[str]:
-    return universe.symbols_at(ctx.settings.market, session)
-
-
 def compute_features(ctx: RunContext, through: date) -> list[ArtifactRef]:
     """Compute and publish the features of the whole history, one artifact a year."""
-    market = ctx.settings.market
-    frame, _ = build_features.compute_span(ctx, first=market.first_session, last=through)
+    years = {year: _sessions_of(ctx, year, through) for year in plan_years(ctx, through)}
+    last = max(years.values())[-1]
+    frame, _ = build_features.compute_span(ctx, first=min(years.values())[0], last=last)
     refs = []
-    for year in plan_years(ctx, through):
+    for year, sessions in years.items():
         partition = Partition.of_year(year)
         rows = frame.filter(pl.col("session").dt.year() == year)
-        build_features.refuse_bad_features(ctx, partition, rows)
-        sessions = _sessions_of(ctx, year, through)
+        refuse_bad(ctx, CORE_FEATURES_DAILY, partition, rows)
+        window = ctx.history_window(sessions[-1], len(sessions) + MAX_LOOKBACK_SESSIONS)
         parents = [
-            ctx.lake.ref(contract, Partition.of_year(earlier))
-            for contract in (CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION)
-            for earlier in (year - 1, year)
-            if earlier >= market.first_session.year
+            ref
+            for contract, days in (
+                (CORE_MARKET_DAILY_BAR, window),
+                (CORE_MARKET_CORPORATE_ACTION, window),
+                (CORE_REFERENCE_UNIVERSE_MEMBER, sessions),
+            )
+            for ref in ctx.lake.refs_for(contract, days)
         ]
         refs.append(
             ctx.publish(CORE_FEATURES_DAILY, partition, rows, sessions=sessions, parents=parents)
@@ -81,10 +93,15 @@ def compute_features(ctx: RunContext, through: date) -> list[ArtifactRef]:
 
 def load_warehouse(ctx: RunContext, through: date) -> list[ArtifactRef]:
     """Load every year into Postgres and rebuild the dbt models over all of it."""
-    partitions = [Partition.of_year(year) for year in plan_years(ctx, through)]
-    loaded: dict[str, Any] = build_warehouse.load_partitions(ctx, partitions)
-    for partition in partitions:
-        build_warehouse.load_artifact(
-            ctx, CORE_FEATURES_DAILY, ctx.lake.ref(CORE_FEATURES_DAILY, partition)
-        )
+    ctx.warehouse.ensure_schema()
+    loaded: dict[str, dict[str, int]] = {}
+    for contract in (*build_warehouse.LOADED, CORE_FEATURES_DAILY):
+        counts = [
+            build_warehouse.load_sessions(ctx, contract, sessions, as_of=sessions[-1])
+            for year in plan_years(ctx, through)
+            if (sessions := _sessions_of(ctx, year, through))
+        ]
+        loaded[contract.name] = {
+            name: sum(count[name] for count in counts) for name in ("inserted", "deleted")
+        }
     return [build_warehouse.run_dbt(ctx, through, loaded=loaded, only_session=None)]

@@ -17,59 +17,49 @@ from marketlake.contracts.catalog import (
     OUT_ML_MODELS_MODEL_ACCURACY,
 )
 from marketlake.domain import forecasting
-from marketlake.errors import ConfigError, ContractViolation
-from marketlake.pipelines import universe
-from marketlake.pipelines.build_warehouse import load_artifact
-from marketlake.pipelines.context import RunContext, as_polars
+from marketlake.errors import ConfigError
+from marketlake.pipelines.build_warehouse import load_sessions
+from marketlake.pipelines.context import RunContext
+from marketlake.pipelines.gating import refuse_bad
 from marketlake.types import ArtifactRef, Partition
 
 
-def champion_for(ctx: RunContext, session: date) -> tuple[dict[str, Any], ArtifactRef]:
-    """Return the promotion that rules at a session: the last with ``effective_from <= session``.
+def champion_for(ctx: RunContext, session: date) -> tuple[dict[str, Any], ArtifactRef, ArtifactRef]:
+    """Return the promotion that rules at a session, its reference and its model's.
+
+    The model is the very version that was promoted, whatever has been trained since.
 
     Raises
     ------
     ConfigError
         When no model had been promoted by then; the message names the command that trains one.
     """
-    promotions = [
-        (row, manifest.ref(ctx.lake.bucket))
-        for manifest in ctx.lake.manifests(CORE_MODELS_PROMOTION)
+    manifests = ctx.lake.manifests(CORE_MODELS_PROMOTION)
+    rows = [
+        (row, manifest)
+        for manifest in manifests
         for row in ctx.table(manifest.ref(ctx.lake.bucket)).to_dicts()
-        if row["effective_from"] <= session
     ]
-    if not promotions:
+    ruling = forecasting.champion_row([row for row, _ in rows], session=session)
+    if ruling is None:
         raise ConfigError(
             expected=f"a model promoted with effective_from on or before {session}",
             was="none",
             where=f"{CORE_MODELS_PROMOTION.name} in the lake",
             todo=f"marketlake train --as-of {ctx.calendar.previous(session, 10)}",
         )
-    return max(promotions, key=lambda item: (item[0]["effective_from"], item[0]["as_of"]))
-
-
-def model_document(
-    ctx: RunContext, promotion: dict[str, Any]
-) -> tuple[dict[str, Any], ArtifactRef]:
-    """Return the promoted model's document, refusing one whose hash is not the promoted one."""
-    ref = ctx.lake.ref(CORE_MODELS_MODEL, Partition.of_session(promotion["as_of"]))
-    if ref.sha256 != promotion["model_sha256"]:
-        raise ContractViolation(
-            expected=f"the promoted model {promotion['model_sha256']}",
-            was=ref.sha256,
-            where=ref.uri,
-            todo=f"promote it again: marketlake train --as-of {promotion['as_of']}",
-        )
-    return ctx.document(ref), ref
+    (manifest,) = (manifest for row, manifest in rows if row == ruling)
+    (model,) = (ref for ref in manifest.parents if ref.contract == CORE_MODELS_MODEL.name)
+    return ruling, manifest.ref(ctx.lake.bucket), model
 
 
 def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
     """Predict every member of the session and stage signals, predictions and accuracy."""
     partition = Partition.of_session(session)
-    promotion, promotion_ref = champion_for(ctx, session)
-    document, model_ref = model_document(ctx, promotion)
-    features_ref = ctx.lake.ref(CORE_FEATURES_DAILY, partition)
-    features = as_polars(ctx.lake.read(CORE_FEATURES_DAILY, [session], as_of=session))
+    promotion, promotion_ref, model_ref = champion_for(ctx, session)
+    document = ctx.document(model_ref)
+    features, feature_refs = ctx.read(CORE_FEATURES_DAILY, [session], as_of=session)
+    members, member_refs = ctx.members([session], as_of=session)
     signals, not_predicted = forecasting.predict(
         document,
         champion=promotion["champion"],
@@ -77,9 +67,7 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
         features=features,
     )
     signals = signals.join(features.select("symbol", "known_at_utc"), on="symbol", how="left")
-    absent = sorted(
-        set(universe.members(ctx.settings.market, session)["symbol"]) - set(features["symbol"])
-    )
+    absent = sorted(set(members["symbol"]) - set(features["symbol"]))
     predictions = {
         "session": session.isoformat(),
         "model": {
@@ -110,7 +98,7 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
         ctx.stage(OUT_ML_MODELS_DAILY_PREDICTIONS, partition, "predictions", predictions),
         ctx.stage(OUT_ML_MODELS_MODEL_ACCURACY, partition, "accuracy", accuracy),
     ]
-    inputs = [features_ref, model_ref, promotion_ref]
+    inputs = [*feature_refs, *member_refs, model_ref, promotion_ref]
     ctx.record_calculation("predictions", inputs=inputs, outputs=staged)
     return [*staged, *inputs]
 
@@ -118,29 +106,32 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
 def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) -> list[ArtifactRef]:
     """Publish the session's signals, predictions and accuracy; record each decision."""
     partition = Partition.of_session(session)
-    made = {ref.contract: ref for ref in staged}
-    inputs = [
-        made[contract.name]
-        for contract in (CORE_FEATURES_DAILY, CORE_MODELS_MODEL, CORE_MODELS_PROMOTION)
-    ]
-    frame = ctx.staged(CORE_SIGNALS_SIGNAL, staged)
-    signals = ctx.publish(CORE_SIGNALS_SIGNAL, partition, frame, sessions=[session], parents=inputs)
-    others = [
+    signals, predictions, accuracy, *inputs = staged
+    frame = ctx.table(signals)
+    refuse_bad(ctx, CORE_SIGNALS_SIGNAL, partition, frame)
+    models = {CORE_MODELS_MODEL.name, CORE_MODELS_PROMOTION.name}
+    published = ctx.publish(
+        CORE_SIGNALS_SIGNAL, partition, frame, sessions=[session], parents=inputs
+    )
+    documents = [
         ctx.publish(
-            contract,
+            OUT_ML_MODELS_DAILY_PREDICTIONS,
             partition,
-            ctx.lake.read_ref(made[contract.name]),
+            ctx.document(predictions),
             sessions=[session],
-            parents=parents,
-        )
-        for contract, parents in (
-            (OUT_ML_MODELS_DAILY_PREDICTIONS, [signals, *inputs]),
-            (OUT_ML_MODELS_MODEL_ACCURACY, inputs[1:]),
-        )
+            parents=[published, *inputs],
+        ),
+        ctx.publish(
+            OUT_ML_MODELS_MODEL_ACCURACY,
+            partition,
+            ctx.table(accuracy),
+            sessions=[session],
+            parents=[ref for ref in inputs if ref.contract in models],
+        ),
     ]
     _record_decisions(ctx, session, frame)
-    load_artifact(ctx, CORE_SIGNALS_SIGNAL, signals)
-    return [signals, *others]
+    load_sessions(ctx, CORE_SIGNALS_SIGNAL, [session], as_of=session)
+    return [published, *documents]
 
 
 def _record_decisions(ctx: RunContext, session: date, signals: pl.DataFrame) -> None:

@@ -10,8 +10,6 @@ import polars as pl
 
 from marketlake.contracts import Contract
 from marketlake.contracts.catalog import (
-    CORE_MARKET_CORPORATE_ACTION,
-    CORE_MARKET_DAILY_BAR,
     CORE_QUALITY_QUARANTINE,
     OUT_DATA_VALIDATION_ANOMALY_LOG,
     OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT,
@@ -23,7 +21,6 @@ from marketlake.contracts.catalog import (
 )
 from marketlake.domain import risk
 from marketlake.domain.reporting import daily_page
-from marketlake.pipelines import universe
 from marketlake.pipelines.context import RunContext, as_polars
 from marketlake.types import ArtifactRef, Partition
 
@@ -44,7 +41,9 @@ def publish(ctx: RunContext, session: date) -> list[ArtifactRef]:
     partition = Partition.of_session(session)
     inputs = [ctx.lake.ref(contract, partition) for contract in _INPUTS]
     read = {ref.contract: ctx.lake.read_ref(ref) for ref in inputs}
-    document = _document(ctx, session, read, inputs)
+    returns, behind = _book_returns(ctx, session)
+    inputs += behind
+    document = _document(read, returns, inputs, session=session)
     page = daily_page.render(document)
     ref = ctx.publish(
         OUT_REPORTS_DAILY, partition, document, sessions=[session], parents=inputs, export=page
@@ -53,7 +52,11 @@ def publish(ctx: RunContext, session: date) -> list[ArtifactRef]:
 
 
 def _document(
-    ctx: RunContext, session: date, read: Mapping[str, Any], inputs: list[ArtifactRef]
+    read: Mapping[str, Any],
+    returns: list[dict[str, Any]],
+    inputs: list[ArtifactRef],
+    *,
+    session: date,
 ) -> dict[str, Any]:
     predictions = read[OUT_ML_MODELS_DAILY_PREDICTIONS.name]
     regime = read[OUT_RISK_ANALYSIS_MARKET_REGIME.name]
@@ -69,9 +72,9 @@ def _document(
         "headline": {
             "regime": regime["regime"],
             "volatility_state": regime["volatility_state"],
-            "var_95_pct": value["var_95_pct"],
-            "cvar_95_pct": value["cvar_95_pct"],
-            "volatility_annual_pct": value["volatility_annual_pct"],
+            "var_95_pct": value.get("var_95_pct"),
+            "cvar_95_pct": value.get("cvar_95_pct"),
+            "volatility_annual_pct": value.get("volatility_annual_pct"),
             "n_signals": len(predictions["signals"]),
             "gate": integrity["gate"]["verdict"],
             "model": predictions["model"],
@@ -91,7 +94,7 @@ def _document(
             "symbols": rows.filter(pl.col("scope") == "symbol")
             .select("name", "measure", "value")
             .to_dicts(),
-            "returns": _book_returns(ctx, session),
+            "returns": returns,
         },
         "regime": regime,
         "integrity": {
@@ -103,19 +106,15 @@ def _document(
             {"contract": ref.contract, "partition": ref.partition, "sha256": ref.sha256}
             for ref in inputs
         ],
-        "caveats": [*universe.caveats(ctx.settings.market), *integrity["caveats"]],
+        "caveats": list(dict.fromkeys([*predictions["caveats"], *integrity["caveats"]])),
     }
 
 
-def _book_returns(ctx: RunContext, session: date) -> list[dict[str, Any]]:
+def _book_returns(ctx: RunContext, session: date) -> tuple[list[dict[str, Any]], list[ArtifactRef]]:
+    """Return the book's daily returns of the last year, and what they were made from."""
     window = ctx.history_window(session, PAGE_WINDOW_SESSIONS)
-    bars, actions, _ = ctx.known_bars(
-        CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION, window, as_of=session
-    )
-    returns = risk.book_returns(
-        bars,
-        actions,
-        universe.members(ctx.settings.market, session),
-        sessions=window,
-    )
-    return returns.with_columns(pl.col("session").cast(pl.String)).to_dicts()
+    bars, actions, bar_refs = ctx.known_bars(window, as_of=session)
+    members, member_refs = ctx.members([session], as_of=session)
+    returns = risk.book_returns(bars, actions, members.select("symbol", "sector"), sessions=window)
+    rows = returns.with_columns(pl.col("session").cast(pl.String)).to_dicts()
+    return rows, bar_refs + member_refs

@@ -7,16 +7,15 @@ from datetime import date
 
 import polars as pl
 
+from marketlake.clock import utc_now
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
-    CORE_MARKET_CORPORATE_ACTION,
-    CORE_MARKET_DAILY_BAR,
     CORE_MODELS_MODEL,
     CORE_MODELS_PROMOTION,
 )
 from marketlake.domain import forecasting
 from marketlake.pipelines import universe
-from marketlake.pipelines.context import RunContext, as_polars
+from marketlake.pipelines.context import RunContext
 from marketlake.types import ArtifactRef, Partition
 
 
@@ -25,18 +24,16 @@ def train(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
     ctx.calendar.require_session(as_of)
     settings, market = ctx.settings.models, ctx.settings.market
     sessions = ctx.calendar.sessions(max(settings.train_from, market.first_session), as_of)
-    bars, actions, refs = ctx.known_bars(
-        CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION, sessions, as_of=as_of
-    )
-    features = as_polars(ctx.lake.read(CORE_FEATURES_DAILY, sessions, as_of=as_of))
-    members = universe.members_over(market, sessions).select("session", "symbol")
+    bars, actions, bar_refs = ctx.known_bars(sessions, as_of=as_of)
+    features, feature_refs = ctx.read(CORE_FEATURES_DAILY, sessions, as_of=as_of)
+    members, member_refs = ctx.members(sessions, as_of=as_of)
     labels = forecasting.labels(
         bars,
         actions,
         sessions=sessions,
         symbols=members["symbol"].unique().sort().to_list(),
         horizon=settings.horizon_sessions,
-        members=members,
+        members=members.select("session", "symbol"),
     )
     document = forecasting.train(
         features,
@@ -45,16 +42,14 @@ def train(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
         horizon=settings.horizon_sessions,
         folds=settings.folds,
         seed=settings.seed,
-        membership_dated=universe.membership_is_dated(market),
+        caveats=universe.caveats(market),
     )
-    document["caveats"] = [*document["caveats"], *universe.simulation_notes(market)]
-    parents = [*refs, *ctx.lake.refs_for(CORE_FEATURES_DAILY, sessions)]
     ref = ctx.publish(
         CORE_MODELS_MODEL,
         Partition.of_session(as_of),
         document,
         sessions=[as_of],
-        parents=parents,
+        parents=[*bar_refs, *feature_refs, *member_refs],
     )
     ctx.ledger.record(
         "model",
@@ -80,5 +75,11 @@ def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> 
         sessions=[as_of],
         parents=[model],
     )
-    ctx.ledger.record("decision", name="promotion", **{k: str(v) for k, v in row.items()})
+    # The content knows data time only; that it was decided afterwards is for the record.
+    ctx.ledger.record(
+        "decision",
+        name="promotion",
+        retrospective=utc_now() > ctx.calendar.close_at(row["effective_from"]),
+        **{name: str(value) for name, value in row.items()},
+    )
     return [ref]

@@ -12,11 +12,13 @@ from typing import Any
 
 import polars as pl
 
+from marketlake.contracts import Contract
 from marketlake.contracts.catalog import (
     CORE_MARKET_CORPORATE_ACTION,
     CORE_MARKET_DAILY_BAR,
     CORE_QUALITY_GATE_REPORT,
     CORE_QUALITY_QUARANTINE,
+    CORE_REFERENCE_UNIVERSE_MEMBER,
     OUT_DATA_VALIDATION_ANOMALY_LOG,
     OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT,
     OUT_DATA_VALIDATION_SOURCE_COMPARISON,
@@ -25,9 +27,8 @@ from marketlake.contracts.catalog import (
 )
 from marketlake.domain import prices
 from marketlake.errors import GateFailed
-from marketlake.pipelines import universe
 from marketlake.pipelines.context import RunContext
-from marketlake.quality.gate import judge
+from marketlake.quality.gate import Judgement, judge
 from marketlake.types import ArtifactRef, Partition
 
 _SOURCE = "yahoo"
@@ -45,20 +46,31 @@ def gate_span(ctx: RunContext, partition: Partition, sessions: Sequence[date]) -
         ctx.lake.ref(contract, partition) for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
     ]
     bars, actions = (ctx.table(ref) for ref in raw)
-    candidate = _candidate_bars(ctx, bars, actions)
-    judgement = judge(
-        CORE_MARKET_DAILY_BAR,
-        candidate.to_pandas(),
-        partition=partition,
-        max_quarantined_fraction=ctx.settings.gates.max_quarantined_fraction,
+    members = ctx.lake.ref(CORE_REFERENCE_UNIVERSE_MEMBER, partition)
+    candidate = _candidate_bars(ctx, bars, actions, ctx.table(members))
+    kept = _candidate_actions(ctx, actions, sessions)
+    limit = ctx.settings.gates.max_quarantined_fraction
+    judgement, judged_actions = (
+        judge(contract, frame.to_pandas(), partition=partition, max_quarantined_fraction=limit)
+        for contract, frame in (
+            (CORE_MARKET_DAILY_BAR, candidate),
+            (CORE_MARKET_CORPORATE_ACTION, kept),
+        )
     )
     report = ctx.publish(
-        CORE_QUALITY_GATE_REPORT, partition, judgement.report, sessions=sessions, parents=raw
+        CORE_QUALITY_GATE_REPORT,
+        partition,
+        {**judgement.report, "corporate_actions": judged_actions.report},
+        sessions=sessions,
+        parents=raw,
     )
     quarantine = ctx.publish(
         CORE_QUALITY_QUARANTINE,
         partition,
-        pl.from_pandas(judgement.quarantined, schema_overrides={"session": pl.Date}),
+        pl.concat(
+            pl.from_pandas(verdict.quarantined, schema_overrides={"session": pl.Date})
+            for verdict in (judgement, judged_actions)
+        ),
         sessions=sessions,
         parents=raw,
     )
@@ -71,7 +83,7 @@ def gate_span(ctx: RunContext, partition: Partition, sessions: Sequence[date]) -
         rows_quarantined=judgement.report["rows_quarantined"],
         report_sha256=report.sha256,
     )
-    if judgement.report["verdict"] != "passed":
+    if {judgement.report["verdict"], judged_actions.report["verdict"]} != {"passed"}:
         raise GateFailed(
             expected="every table-level check to pass and few rows in quarantine",
             was=f"{judgement.report['rows_quarantined']} of {judgement.report['rows_in']} rows "
@@ -79,23 +91,26 @@ def gate_span(ctx: RunContext, partition: Partition, sessions: Sequence[date]) -
             where=f"{CORE_MARKET_DAILY_BAR.name}/{partition.key}, report {report.uri}",
             todo=f"read `marketlake show {CORE_QUALITY_QUARANTINE.name}`; nothing was published",
         )
-    accepted = candidate.join(
-        pl.from_pandas(
-            judgement.accepted[["session", "symbol"]], schema_overrides={"session": pl.Date}
-        ),
-        on=["session", "symbol"],
-        how="semi",
-    )
-    kept = actions.filter(pl.col("session").is_in(list(sessions)))
-    as_traded = prices.unadjust_dividends(kept, actions).join(
-        _known_at(ctx, kept["session"].unique().to_list()), on="session", how="left"
-    )
     return [
-        ctx.stage(CORE_MARKET_DAILY_BAR, partition, "accepted", accepted),
-        ctx.stage(CORE_MARKET_CORPORATE_ACTION, partition, "accepted", as_traded),
+        *(
+            ctx.stage(contract, partition, "accepted", _accepted(contract, frame, verdict))
+            for contract, frame, verdict in (
+                (CORE_MARKET_DAILY_BAR, candidate, judgement),
+                (CORE_MARKET_CORPORATE_ACTION, kept, judged_actions),
+            )
+        ),
         report,
         quarantine,
     ]
+
+
+def _accepted(contract: Contract, candidate: pl.DataFrame, judgement: Judgement) -> pl.DataFrame:
+    """Return the candidate rows, types untouched, that the gate let through."""
+    key = list(contract.key)
+    let_through = pl.from_pandas(
+        judgement.accepted[key], schema_overrides={name: candidate.schema[name] for name in key}
+    )
+    return candidate.join(let_through, on=key, how="semi")
 
 
 def _known_at(ctx: RunContext, sessions: Sequence[date]) -> pl.DataFrame:
@@ -105,8 +120,28 @@ def _known_at(ctx: RunContext, sessions: Sequence[date]) -> pl.DataFrame:
     )
 
 
-def _candidate_bars(ctx: RunContext, bars: pl.DataFrame, actions: pl.DataFrame) -> pl.DataFrame:
-    """Return core_market__daily_bar rows as the vendor has them, brought to as-traded prices."""
+def _candidate_actions(
+    ctx: RunContext, actions: pl.DataFrame, sessions: Sequence[date]
+) -> pl.DataFrame:
+    """Return core_market__corporate_action rows of the sessions, dividends as traded."""
+    kept = actions.filter(pl.col("session").is_in(list(sessions)))
+    return prices.unadjust_dividends(kept, actions).join(
+        _known_at(ctx, kept["session"].unique().to_list()), on="session", how="left"
+    )
+
+
+def _candidate_bars(
+    ctx: RunContext, bars: pl.DataFrame, actions: pl.DataFrame, members: pl.DataFrame
+) -> pl.DataFrame:
+    """Return core_market__daily_bar rows as the vendor has them, brought to as-traded prices.
+
+    Only members of the universe at a row's session, and the benchmark, are candidates: a year is
+    fetched for everybody who was a member at any time of it.
+    """
+    benchmark = pl.col("symbol") == ctx.settings.market.benchmark
+    bars = pl.concat(
+        [bars.filter(benchmark), bars.join(members, on=["session", "symbol"], how="semi")]
+    )
     splits = actions.filter(pl.col("kind") == "split").select("session", "symbol", "split_ratio")
     as_traded = prices.unadjust_splits(bars, splits)
     moves = prices.close_moves_pct(as_traded, prices.unadjust_dividends(actions, actions))
@@ -166,9 +201,11 @@ def report_integrity(
     """Publish the integrity report and the anomaly log of the session."""
     partition = Partition.of_session(session)
     bars = ctx.staged(CORE_MARKET_DAILY_BAR, staged)
-    quarantine = ctx.table(ctx.lake.ref(CORE_QUALITY_QUARANTINE, partition))
-    gate_report = ctx.document(ctx.lake.ref(CORE_QUALITY_GATE_REPORT, partition))
-    expected = set(universe.symbols_at(ctx.settings.market, session))
+    made = {ref.contract: ref for ref in staged}
+    quarantine = ctx.table(made[CORE_QUALITY_QUARANTINE.name])
+    gate_report = ctx.document(made[CORE_QUALITY_GATE_REPORT.name])
+    members, _ = ctx.members([session], as_of=session)
+    expected = {*members["symbol"], ctx.settings.market.benchmark}
     quarantined = set(quarantine["symbol"].to_list())
     missing = sorted(expected - set(bars["symbol"].to_list()) - quarantined)
     anomalies = _anomalies(ctx, session, bars, quarantine, missing)

@@ -16,12 +16,11 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from marketlake.calendars import Calendar
 from marketlake.contracts import arrow, gx
 from marketlake.contracts.catalog import CORE_QUALITY_QUARANTINE
-from marketlake.contracts.model import Contract
+from marketlake.contracts.model import Contract, Field
 from marketlake.errors import ConfigError, ContractViolation, GateFailed
 from marketlake.settings import PROJECT_ROOT
 from marketlake.types import Partition
@@ -37,18 +36,12 @@ class Judgement:
 
     ``accepted`` has the candidate's own rows, order and types. ``quarantined`` has the rows of
     ``core_quality__quarantine``, one per row and failed check. ``report`` is the document of
-    ``core_quality__gate_report``. ``warnings`` has one mapping per row and failed warning.
+    ``core_quality__gate_report``.
     """
 
     accepted: pd.DataFrame
     quarantined: pd.DataFrame
     report: dict[str, Any]
-    warnings: list[dict[str, Any]]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the accepted rows may be published."""
-        return bool(self.report["verdict"] == "passed")
 
 
 def judge(
@@ -100,7 +93,6 @@ def judge(
             "results": results,
             "engine": _engine(),
         },
-        warnings=_warnings(results, bad),
     )
 
 
@@ -110,13 +102,11 @@ def _shaped(contract: Contract, candidate: pd.DataFrame) -> pa.Table:
     if sorted(candidate.columns) != sorted(declared):
         raise _violation(contract, f"the columns {declared}", f"{list(candidate.columns)}")
     columns = []
-    target = arrow.schema(contract)
     judged = {
         column for check in contract.checks if check.name == "not_null" for column in check.columns
     }
     for field in contract.fields:
-        wanted = target.field(field.name).type
-        column = _column(contract, candidate[field.name], field.kind, wanted)
+        column = _column(contract, field, candidate[field.name])
         may_be_null = field.name not in contract.key and (field.nullable or field.name in judged)
         if column.null_count and not may_be_null:
             rows = [number for number, cell in enumerate(column.is_valid().to_pylist()) if not cell]
@@ -127,38 +117,14 @@ def _shaped(contract: Contract, candidate: pd.DataFrame) -> pa.Table:
     return pa.table(columns, names=declared)
 
 
-_ARROW_FAMILIES = {
-    "string": (pa.types.is_string, pa.types.is_large_string),
-    "int64": (pa.types.is_integer,),
-    "float64": (pa.types.is_floating, pa.types.is_integer),
-    "bool": (pa.types.is_boolean,),
-    "date": (pa.types.is_date, lambda kind: pa.types.is_timestamp(kind) and kind.tz is None),
-    "timestamp_utc": (lambda kind: pa.types.is_timestamp(kind) and kind.tz is not None,),
-    "strings": (pa.types.is_list, pa.types.is_large_list),
-    "binary": (pa.types.is_binary, pa.types.is_large_binary),
-}
-
-
-def _column(contract: Contract, series: pd.Series[Any], kind: str, wanted: pa.DataType) -> pa.Array:
+def _column(contract: Contract, field: Field, series: pd.Series[Any]) -> pa.ChunkedArray:
     try:
         found = pa.Array.from_pandas(series)
-        if isinstance(found, pa.ChunkedArray):
-            found = found.combine_chunks()
-        if not pa.types.is_null(found.type) and not any(
-            belongs(found.type) for belongs in _ARROW_FAMILIES[kind]
-        ):
-            raise _violation(contract, f"{series.name} as {kind}", str(found.type))
-        column = found.cast(wanted)
     except pa.ArrowException as error:
         raise _violation(
-            contract, f"{series.name} as {kind}", f"{series.dtype}: {error}"
+            contract, f"{field.name} as {field.kind}", f"{series.dtype}: {error}"
         ) from error
-    if pa.types.is_timestamp(found.type) and not column.cast(found.type).equals(found):
-        # Arrow would cut the time of day off without a word.
-        raise _violation(contract, f"{series.name} as date", "an instant within a day")
-    if kind == "float64" and pc.any(pc.is_inf(column)).as_py():
-        raise _violation(contract, f"finite numbers in {series.name}", "an infinite one")
-    return column
+    return arrow.conform_column(contract, field, pa.chunked_array(found))
 
 
 def _violation(contract: Contract, expected: str, was: str) -> ContractViolation:
@@ -348,22 +314,6 @@ def _symbol(contract: Contract, row: Mapping[str, Any]) -> str:
     if "symbol" in row:
         return str(row["symbol"])
     return "/".join(str(row[name]) for name in contract.key if name != "session")
-
-
-def _warnings(results: Iterable[Mapping[str, Any]], bad: set[int]) -> list[dict[str, Any]]:
-    return [
-        {
-            **{name: value for name, value in failing.items() if name != _ROW_NO},
-            "check": item["check"],
-            "reason": item["reason"],
-            "columns": item["columns"],
-            "value": failing[item["columns"][0]],
-            "quarantined": failing[_ROW_NO] in bad,
-        }
-        for item in results
-        if item["severity"] == "warning"
-        for failing in item["failing_rows"]
-    ]
 
 
 def _json_ready(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def export_bytes(lake: Lake, artifact: Contract, partition: Partition) -> bytes:
             where=f"{artifact.prefix}/{partition.key}",
             todo="`marketlake show` it, or read its Parquet from the lake",
         )
-    body = lake.get_bytes(manifest.export_key)
+    body = lake.get_bytes(manifest.export_key, version_id=manifest.export_version_id)
     found = hashlib.sha256(body).hexdigest()
     if found != manifest.export_sha256:
         raise BadPayload(

@@ -1,8 +1,9 @@
 """Which sessions are missing, and which were made from something that has been replaced since.
 
 An artifact is stale when a parent named in its manifest is no longer what readers get: the parent
-was republished with other content, or a session object with other rows now goes before the year it
-was read from. Reprocessing a stale session makes it current; content decides, never time.
+was republished with other rows of its past, a session object with other rows now goes before the
+year it was read from, or another model rules. Reprocessing makes it current; content decides, never
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from datetime import date
 import polars as pl
 import pyarrow as pa
 
-from marketlake.contracts.catalog import CATALOG, OUT_REPORTS_DAILY, contract
+from marketlake.contracts.catalog import (
+    CATALOG,
+    CORE_MODELS_PROMOTION,
+    OUT_REPORTS_DAILY,
+    contract,
+)
+from marketlake.domain.forecasting import champion_row
 from marketlake.storage.lake import Lake
 from marketlake.storage.manifest import Manifest
 from marketlake.types import ArtifactRef, Partition
@@ -76,30 +83,55 @@ class _Comparison:
         self, parent: ArtifactRef, parents: Iterable[ArtifactRef], session: date
     ) -> list[tuple[str, str]]:
         now = self._published(parent.contract).get(parent.partition)
-        if now is None or now.sha256 != parent.sha256:
-            return [(parent.sha256, now.sha256 if now else "withdrawn")]
+        if now is None:
+            return [(parent.sha256, "withdrawn")]
+        if parent.contract == CORE_MODELS_PROMOTION.name:
+            ruling = self._ruling_promotion(session)
+            return [] if ruling in (None, parent.sha256) else [(parent.sha256, str(ruling))]
         if Partition.parse(parent.partition).kind == "session":
-            return []
+            return [] if now.sha256 == parent.sha256 else [(parent.sha256, now.sha256)]
         read_alone = {ref.partition for ref in parents if ref.contract == parent.contract}
-        return [
-            (parent.sha256, override.sha256)
-            for key, override in self._published(parent.contract).items()
+        overrides = [
+            other
+            for key, other in self._published(parent.contract).items()
             if key not in read_alone
             and (day := _session_of(key)) is not None
             and day <= session
             and day.isoformat() in now.sessions
-            and self._differs(parent, override, day)
+        ]
+        changed = [(other, [_session_of(other.partition)]) for other in overrides]
+        if now.sha256 != parent.sha256:
+            # A longer or newly compacted year changes nothing for a session whose past is the same.
+            alone = {_session_of(key) for key in read_alone} | {d for _, ds in changed for d in ds}
+            days = [date.fromisoformat(day) for day in now.sessions]
+            changed.append((now, [day for day in days if day <= session and day not in alone]))
+        return [
+            (parent.sha256, other.sha256)
+            for other, days in changed
+            if self._differs(parent, other, [day for day in days if day is not None])
         ]
 
-    def _differs(self, year: ArtifactRef, override: Manifest, session: date) -> bool:
-        tables = [self._lake.read_ref(year), self._lake.read_ref(override.ref(self._lake.bucket))]
+    def _differs(self, before: ArtifactRef, now: Manifest, sessions: Sequence[date]) -> bool:
+        """Whether the rows of these sessions are others now than when they were read."""
+        tables = [self._lake.read_ref(before), self._lake.read_ref(now.ref(self._lake.bucket))]
         frames = [pl.from_arrow(table) for table in tables if isinstance(table, pa.Table)]
-        days = [
-            frame.filter(pl.col("session") == session)
+        rows = [
+            frame.filter(pl.col("session").is_in(list(sessions)))
             for frame in frames
             if isinstance(frame, pl.DataFrame)
         ]
-        return len(days) != len(tables) or not days[0].equals(days[1])
+        return len(rows) != len(tables) or not rows[0].equals(rows[1])
+
+    def _ruling_promotion(self, session: date) -> str | None:
+        """Return the hash of the promotion that rules at a session now."""
+        rows = [
+            row | {"sha256": manifest.sha256}
+            for manifest in self._published(CORE_MODELS_PROMOTION.name).values()
+            if isinstance(table := self._lake.read_ref(manifest.ref(self._lake.bucket)), pa.Table)
+            for row in table.to_pylist()
+        ]
+        ruling = champion_row(rows, session=session)
+        return None if ruling is None else str(ruling["sha256"])
 
 
 def _session_of(key: str) -> date | None:

@@ -86,6 +86,9 @@ _COLUMNS = {
     "adj_close_usd": "Adj Close",
     "volume_shares": "Volume",
 }
+# Request Timeout and Too Early: the same request may pass later.
+_PASSING = frozenset({408, 425})
+_BEFORE_FIRST_BAR = b"Data doesn't exist for startDate"
 _ACTION_QUANTITIES = {"split": "split_ratio", "dividend": "dividend_usd"}
 
 
@@ -326,7 +329,7 @@ class _Fetch:
                 f"HTTP {answer.status}",
                 "check whether Yahoo still serves this address, then clear the task",
             )
-        if answer.status >= 500:
+        if answer.status >= 500 or answer.status in _PASSING:
             return self._error(SourceUnavailable, "HTTP 200", f"HTTP {answer.status}")
         if answer.status == 404:
             return self._error(
@@ -336,17 +339,24 @@ class _Fetch:
 
     def _about_body(self, answer: Exchange, error: Exception) -> MarketlakeError:
         if not answer.body.strip():
-            return self._error(
-                EmptyAnswer, "a chart", "an empty body", "clear the task; if it stays, ask Yahoo"
-            )
+            return self._error(SourceUnavailable, "a chart", f"HTTP {answer.status}, no body")
         if b"Will be right back" in answer.body:
             return self._error(SourceUnavailable, "a chart", "Yahoo's page 'Will be right back'")
-        if isinstance(error, YFException) and answer.body.lstrip().startswith(b"{"):
+        if self._has_no_bars(answer):
             return self._error(
                 EmptyAnswer, "bars", f"none: {error}", "check that the symbol traded in this span"
             )
         start = answer.body[:80].decode("utf-8", "replace")
-        return self._bad_payload(f"HTTP {answer.status} with {start!r} ({type(error).__name__})")
+        return self._bad_payload(f"HTTP {answer.status} with {start!r} ({error!r})")
+
+    def _has_no_bars(self, answer: Exchange) -> bool:
+        """Return whether Yahoo says that the symbol has no bars in the span, in its two ways."""
+        if answer.status >= 400:
+            return answer.status == 400 and _BEFORE_FIRST_BAR in answer.body
+        try:
+            return not self._chart(answer).get("timestamp")
+        except BadPayload:
+            return False
 
     def _transport(self, error: curl.RequestException) -> MarketlakeError:
         if isinstance(error, curl.Timeout):

@@ -58,8 +58,9 @@ def build(
 
     With a ``session``, only that session's rows are replaced, unless the tables do not exist yet
     or were made by other SQL: then, as without a session, everything is built from scratch.
-    ``select`` narrows the build to a dbt selection. dbt's log goes to ``target_dir``, and so do
-    its manifest and run results unless only a session is built.
+    ``select`` narrows the build to a dbt selection. dbt's log and compiled SQL go to
+    ``target_dir``, and so do its manifest and run results unless only a session is built: an error
+    names the folder, so it should outlive the build.
 
     Raises
     ------
@@ -250,6 +251,7 @@ def _failure(
     nodes: Sequence[Mapping[str, Any]], exception: BaseException | None, target_dir: Path
 ) -> ConfigError | ContractViolation | GateFailed | SourceUnavailable:
     """Return the error that says best what went wrong; a dead database explains all the rest."""
+    where = f"dbt build of {PROJECT}, log in {target_dir / 'logs'}"
     broken = [node for node in nodes if node["status"] == "error"]
     failed = [node for node in nodes if node["status"] not in _GOOD and node not in broken]
     texts = [str(node["message"]) for node in broken] + ([str(exception)] if exception else [])
@@ -257,14 +259,14 @@ def _failure(
         return SourceUnavailable(
             expected="Postgres to answer dbt",
             was=texts[0],
-            where="dbt build",
+            where=where,
             todo="start the platform's Postgres (`marketlake status`), then try again",
         )
     if broken:
         return ContractViolation(
             expected="every model to build",
             was="; ".join(f"{node['id']}: {node['message']}" for node in broken),
-            where=f"dbt build, log in {target_dir / 'logs'}",
+            where=where,
             todo="correct the model, or the contract of what it reads",
         )
     if failed:
@@ -273,12 +275,12 @@ def _failure(
             was="; ".join(
                 f"{node['id']}: {node['message']}" for node in failed if node["status"] != "skipped"
             ),
-            where="dbt build",
+            where=where,
             todo="read the failing rows with the test's SQL; what depends on it was not built",
         )
     return ConfigError(
         expected="dbt to accept the project",
         was=str(exception),
-        where=str(PROJECT),
+        where=where,
         todo="run `dbt parse --project-dir dbt --profiles-dir dbt` and correct what it names",
     )

@@ -99,20 +99,22 @@ class Lake:
         """
         covered = _require_sessions(contract, partition, sessions)
         shaped, body = _shape(contract, content)
-        if isinstance(shaped, pa.Table):
+        # Raw lands as it came, with whatever else the vendor said.
+        if isinstance(shaped, pa.Table) and contract.layer != "raw":
             _require_rows_within(contract, shaped, covered)
         exported = _export_body(contract, partition, shaped, export)
         sha256 = sha256_hex(body)
         data_key = f"{contract.prefix}/{partition.key}/{_part_name(contract)}"
         manifest_key = f"{contract.prefix}/{partition.key}/{_MANIFEST}"
         before, supersedes = self._manifest_before(manifest_key)
+        _require_sessions_kept(contract, before, covered)
         version_id = self._still_there(before, data_key, sha256) or self._place(
             data_key, body, sha256=sha256, run=run
         )
-        export_key = None
+        export_key = export_version_id = None
         if exported is not None:
             export_key = _export_key(contract, covered[-1])
-            self._put(export_key, exported)
+            export_version_id = self._put(export_key, exported)
         manifest = Manifest(
             contract=contract.name,
             partition=partition.key,
@@ -129,6 +131,7 @@ class Lake:
             code_version=code_version,
             recorded_at_utc=recorded_at.astimezone(UTC).isoformat(),
             supersedes=supersedes,
+            export_version_id=export_version_id,
         )
         self._put(manifest_key, manifest.to_json())
         return manifest.ref(self.bucket)
@@ -144,6 +147,16 @@ class Lake:
             When a session is later than ``as_of``.
         MissingPartition
             When a session is not published; the message names the sessions.
+        """
+        return self.read_with_refs(contract, sessions, as_of=as_of)[0]
+
+    def read_with_refs(
+        self, contract: Contract, sessions: Sequence[date], *, as_of: date
+    ) -> tuple[pa.Table, list[ArtifactRef]]:
+        """Return what :meth:`read` does, and the sorted references of the partitions read.
+
+        Both come from one listing: a publication beside this read cannot come between the rows
+        and what a manifest says that they came from.
         """
         if contract.form != "parquet":
             raise ConfigError(
@@ -174,7 +187,8 @@ class Lake:
             [table.replace_schema_metadata(target.metadata) for table in tables]
             or [target.empty_table()]
         )
-        return merged.sort_by([(name, "ascending") for name in contract.key]).combine_chunks()
+        order = [(name, "ascending") for name in contract.key]
+        return merged.sort_by(order).combine_chunks(), _sorted_refs(chosen)
 
     def read_ref(self, ref: ArtifactRef) -> pa.Table | dict[str, Any]:
         """Return exactly the bytes a reference means, as a table or a document.
@@ -202,8 +216,7 @@ class Lake:
 
     def refs_for(self, contract: Contract, sessions: Sequence[date]) -> list[ArtifactRef]:
         """Return the distinct published partitions that cover the sessions, sorted."""
-        chosen = self._covering(contract, sorted(set(sessions)))
-        return sorted((item.ref for item, _ in chosen), key=lambda ref: ref.partition)
+        return _sorted_refs(self._covering(contract, sorted(set(sessions))))
 
     def manifest(self, contract: Contract, partition: Partition) -> Manifest:
         """Return a partition's manifest; MissingPartition when it is not published."""
@@ -242,10 +255,9 @@ class Lake:
         content: pa.Table | Mapping[str, Any],
         *,
         run: RunIdentity,
-        allow_nulls: bool = False,
     ) -> ArtifactRef:
         """Store a part of an artifact for a later task; no read of the contract sees it."""
-        shaped, body = _shape(contract, content, allow_nulls=allow_nulls)
+        shaped, body = _shape(contract, content)
         name = f"{part}.{'json' if contract.form == 'json' else 'parquet'}"
         key = f"_staging/{contract.prefix}/{partition.key}/{_run_digest(run)}/{name}"
         version_id = self._put(key, body)
@@ -258,9 +270,9 @@ class Lake:
             version_id=version_id,
         )
 
-    def get_bytes(self, key: str) -> bytes:
-        """Return an object of the lake bucket; NotFound when there is none."""
-        return self._store.get(self.bucket, key).body
+    def get_bytes(self, key: str, *, version_id: str | None = None) -> bytes:
+        """Return an object of the lake bucket, or one version of it; NotFound if there is none."""
+        return self._store.get(self.bucket, key, version_id=version_id).body
 
     def list_keys(self, prefix: str) -> list[str]:
         """Return every key of the lake bucket below a prefix, sorted."""
@@ -425,11 +437,11 @@ def _in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item]) -
 
 
 def _shape(
-    contract: Contract, content: pa.Table | Mapping[str, Any], *, allow_nulls: bool = False
+    contract: Contract, content: pa.Table | Mapping[str, Any]
 ) -> tuple[pa.Table | Mapping[str, Any], bytes]:
     """Return the content in its contract's shape, and its canonical bytes."""
     if contract.form == "parquet" and isinstance(content, pa.Table):
-        table = conform(contract, content, allow_nulls=allow_nulls)
+        table = conform(contract, content)
         return table, parquet_bytes(table)
     if contract.form == "json" and isinstance(content, Mapping):
         missing = [item.name for item in contract.fields if item.name not in content]
@@ -465,6 +477,22 @@ def _require_sessions(
     return covered
 
 
+def _require_sessions_kept(
+    contract: Contract, before: Manifest | None, covered: Iterable[date]
+) -> None:
+    """Refuse a shorter year in place of a longer one: readers would lose published sessions."""
+    if before is None:
+        return
+    lost = sorted(set(before.sessions) - {session.isoformat() for session in covered})
+    if lost:
+        raise ContractViolation(
+            expected="a year that keeps its sessions",
+            was=f"one without {len(lost)} of them: " + ", ".join(lost[:_SESSIONS_NAMED]),
+            where=f"{contract.name}/{before.partition}",
+            todo="publish the year through its last published session or later",
+        )
+
+
 def _require_rows_within(contract: Contract, table: pa.Table, covered: Iterable[date]) -> None:
     if "session" not in table.column_names:
         return
@@ -478,8 +506,13 @@ def _require_rows_within(contract: Contract, table: pa.Table, covered: Iterable[
         )
 
 
+def _sorted_refs(chosen: Iterable[tuple[Published, list[date]]]) -> list[ArtifactRef]:
+    return sorted((published.ref for published, _ in chosen), key=lambda ref: ref.partition)
+
+
 def _rows_of(contract: Contract, table: pa.Table, covers: list[date], *, whole: bool) -> pa.Table:
-    if whole:
+    # A raw table may also have rows of sessions that it does not stand for.
+    if whole and (contract.layer != "raw" or "session" not in table.column_names):
         return table
     if "session" not in table.column_names:
         raise ConfigError(

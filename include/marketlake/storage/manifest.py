@@ -30,6 +30,8 @@ class Manifest:
 
     ``supersedes`` is the store's version of the manifest that this one replaced, so that the
     history of a partition can be walked back. ``recorded_at_utc`` is ISO 8601.
+    ``export_version_id`` is None where there is no named file, and in manifests written before
+    they kept it.
     """
 
     contract: str
@@ -47,6 +49,7 @@ class Manifest:
     code_version: str
     recorded_at_utc: str
     supersedes: str | None
+    export_version_id: str | None = None
 
     def ref(self, bucket: str) -> ArtifactRef:
         """Return the reference to the published bytes."""

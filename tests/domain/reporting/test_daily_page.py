@@ -14,6 +14,7 @@ import pytest
 from marketlake.domain.reporting import daily_page
 from marketlake.errors import ContractViolation
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _VOID = {"meta", "br", "line", "polygon", "polyline"}
 
 
@@ -169,7 +170,7 @@ def test_a_missing_member_is_named(document: dict[str, Any]) -> None:
         daily_page.render(document)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_the_page_fits_its_screen(document: dict[str, Any], tmp_path: Path, width: int) -> None:
     (tmp_path / "page.html").write_bytes(daily_page.render(document))
@@ -180,7 +181,7 @@ def test_the_page_fits_its_screen(document: dict[str, Any], tmp_path: Path, widt
     )
     shown = subprocess.run(
         [
-            "chromium",
+            str(CHROMIUM),
             "--headless",
             "--no-sandbox",
             "--disable-gpu",

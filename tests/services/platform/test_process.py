@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,8 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 from marketlake.clock import monotonic_s, sleep_s
-from marketlake.errors import ConfigError, SourceUnavailable
-from marketlake.services.platform.process import Program, Supervised, living_pid, write_private
+from marketlake.errors import ConfigError, SourceUnavailable, Timeout
+from marketlake.services.platform.process import (
+    Program,
+    Supervised,
+    birth_s,
+    living_pid,
+    run_to_end,
+    write_private,
+)
 
 SLEEPER = "import time; print('awake', flush=True); time.sleep(600)"
 PARENT = (
@@ -25,6 +33,12 @@ DEAF = (
     "print('deaf', flush=True); time.sleep(600)"
 )
 
+TICKER = "import time\nwhile True: print('tick', flush=True); time.sleep(0.05)"
+SPEAKER = (
+    "import time; print('awake', flush=True); time.sleep(1); "
+    "print('again', flush=True); time.sleep(600)"
+)
+
 Make = Callable[..., Supervised]
 
 
@@ -33,7 +47,12 @@ def make(tmp_path: Path) -> Iterator[Make]:
     made: list[Supervised] = []
 
     def supervised(
-        code: str, *, says: str, identity: str = "one", within: float = 10
+        code: str,
+        *,
+        says: str,
+        identity: str = "one",
+        within: float = 10,
+        prepare: Callable[[], None] | None = None,
     ) -> Supervised:
         log = tmp_path / "logs" / "program.log"
 
@@ -49,6 +68,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             identity=(identity,),
             stop_grace_s=0.5,
             ready_within_s=within,
+            prepare=prepare,
         )
         made.append(Supervised(program, run_dir=tmp_path / "run", log_dir=tmp_path / "logs"))
         return made[-1]
@@ -100,6 +120,29 @@ def test_a_running_program_with_another_identity_is_replaced(make: Make) -> None
     assert not changed.start().reused
     assert changed.pid != before
     assert living_members(before) == []
+
+
+def test_a_program_that_answers_late_is_kept(make: Make) -> None:
+    first = make(SPEAKER, says="awake")
+    first.start()
+    again = make(SPEAKER, says="again")
+    assert again.start().reused
+    assert again.pid == first.pid
+
+
+def test_a_program_that_hangs_for_longer_than_a_start_may_take_is_replaced(make: Make) -> None:
+    first = make(SLEEPER, says="awake")
+    first.start()
+    before = leader_of(first)
+    hanging = make(SLEEPER, says="never", within=0.2)
+    with pytest.raises(SourceUnavailable):
+        hanging.start()
+    assert living_members(before) == []
+
+
+def test_the_time_to_get_ready_begins_after_the_preparation(make: Make) -> None:
+    prepared = make(SLEEPER, says="awake", within=2, prepare=lambda: sleep_s(2))
+    assert prepared.start().seconds > 2
 
 
 def test_stop_ends_the_children_as_well(make: Make) -> None:
@@ -154,12 +197,70 @@ def test_a_program_that_never_gets_ready_is_stopped_and_says_what_is_missing(mak
 def test_a_pid_file_whose_number_was_given_to_another_process_is_not_believed(
     make: Make, tmp_path: Path
 ) -> None:
-    mine = f'{{"pid": {os.getpid()}, "created_at_s": 1.0, "settings_key": "x"}}'
-    write_private(tmp_path / "run" / "program.json", mine)
+    mine = {"pid": os.getpid(), "identity": "boot 1", "born_at_s": 1.0, "settings_key": "x"}
+    write_private(tmp_path / "run" / "program.json", json.dumps(mine))
     supervised = make(SLEEPER, says="awake")
     assert supervised.pid is None
     assert not supervised.stop()
     assert living_pid(tmp_path / "run" / "program.json") is None
+
+
+def test_a_step_of_the_system_clock_loses_no_process(make: Make) -> None:
+    sleeper = make(SLEEPER, says="awake")
+    sleeper.start()
+    leader = leader_of(sleeper)
+    born = birth_s(sleeper.pid_file) or 0.0
+    assert born == pytest.approx(psutil.Process(leader).create_time(), abs=5)
+    stepped = json.loads(sleeper.pid_file.read_text()) | {"born_at_s": born - 3600}
+    write_private(sleeper.pid_file, json.dumps(stepped))
+    assert make(SLEEPER, says="awake").pid == leader
+    assert sleeper.stop()
+    assert living_members(leader) == []
+
+
+def test_a_process_of_another_boot_with_the_same_number_and_ticks_is_left_alone(
+    make: Make,
+) -> None:
+    innocent = make(SLEEPER, says="awake")
+    innocent.start()
+    record = json.loads(innocent.pid_file.read_text())
+    _, ticks = record["identity"].split()
+    stale = record | {"identity": f"00000000-0000-0000-0000-000000000000 {ticks}"}
+    write_private(innocent.pid_file, json.dumps(stale))
+    assert not innocent.stop()
+    assert living_members(record["pid"]) == [record["pid"]]
+    write_private(innocent.pid_file, json.dumps(record))
+
+
+def test_a_long_log_is_rotated_under_a_program_that_is_kept(make: Make) -> None:
+    ticker = make(TICKER, says="tick")
+    ticker.start()
+    os.truncate(ticker.log_path, 21_000_000)
+    assert ticker.start().reused
+    assert ticker.log_path.stat().st_size < 1_000_000
+    assert set(ticker.log_path.read_text().split()) == {"tick"}
+    assert ticker.log_path.with_suffix(".log.1").stat().st_size >= 21_000_000
+
+
+def test_a_program_that_ends_by_itself_leaves_only_its_own_words_in_the_log(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "logs" / "once.log"
+    for code, words in ((0, "first"), (3, "second")):
+        argv = (sys.executable, "-c", f"print({words!r}); raise SystemExit({code})")
+        assert run_to_end(argv, env={}, cwd=tmp_path, log=log, within_s=10) == code
+        assert log.read_text() == f"{words}\n"
+
+
+def test_a_program_that_does_not_end_is_killed_and_its_log_named(tmp_path: Path) -> None:
+    log = tmp_path / "once.log"
+    argv = (sys.executable, "-c", f"import os; print(os.getpid(), flush=True); {SLEEPER}")
+    with pytest.raises(Timeout, match="once to end within 1 s") as caught:
+        run_to_end(argv, env={}, cwd=tmp_path, log=log, within_s=1)
+    assert caught.value.where == str(log)
+    pid, said = log.read_text().split()
+    assert said in caught.value.was
+    assert not psutil.pid_exists(int(pid))
 
 
 def test_a_program_that_does_not_exist_is_a_config_error(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from marketlake.errors import ConfigError
 from marketlake.services.platform.environment import component_environment
 from marketlake.services.platform.ports import free_ports, is_free
-from marketlake.services.platform.runtime import prepare
+from marketlake.services.platform.runtime import alone, prepare
 from marketlake.settings import Settings, load_settings
 
 
@@ -31,6 +33,27 @@ def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
     text = first.runtime_env.read_text()
     assert prepare(tmp_path / "home") == first
     assert first.runtime_env.read_text() == text
+
+
+def test_a_folder_with_somebody_elses_files_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    mode = tmp_path.stat().st_mode
+    with pytest.raises(ConfigError, match=r"such as letter\.txt"):
+        prepare(tmp_path)
+    with pytest.raises(ConfigError, match="an empty folder"), alone(tmp_path):
+        pytest.fail("the lock was given")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+    assert tmp_path.stat().st_mode == mode
+
+
+def test_commands_that_begin_at_once_agree_on_ports_and_secrets(tmp_path: Path) -> None:
+    def begin(_: int) -> Settings:
+        with alone(tmp_path / "home"):
+            return prepare(tmp_path / "home", usual_ports=False)
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        first, *others = pool.map(begin, range(8))
+    assert all(one == first for one in others)
 
 
 def test_every_secret_is_made_and_differs(tmp_path: Path) -> None:
@@ -80,10 +103,9 @@ def test_the_sandbox_is_the_way_out_and_knows_the_session(tmp_path: Path) -> Non
     assert ca_bundle == tmp_path / "with a space and a 'quote'" / "sandbox" / "ca.pem"
 
 
-def test_going_live_forgets_the_sandbox_proxy(
+def test_live_mode_has_no_sandbox_on_its_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(tmp_path)
     monkeypatch.setenv("MARKETLAKE_MODE", "live")
     assert prepare(tmp_path).egress.proxy_url is None
     assert load_settings(tmp_path).egress.ca_bundle is None

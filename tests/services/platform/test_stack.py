@@ -1,12 +1,15 @@
-"""The order of starting, tried with steps that only note when they ran."""
+"""The order of starting, what belongs to a mode, and which folders are left alone."""
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from marketlake.errors import ConfigError, SourceUnavailable
-from marketlake.services.platform.stack import Step, StepDone, run_steps
+from marketlake.services.platform import components
+from marketlake.services.platform.runtime import prepare
+from marketlake.services.platform.stack import Platform, Step, StepDone, run_steps
 
 
 def broken() -> str:
@@ -53,3 +56,35 @@ def test_a_circle_of_needs_is_refused() -> None:
     circle = [Step("a", ("b",), lambda: ""), Step("b", ("a",), lambda: "")]
     with pytest.raises(ConfigError, match="can start"):
         run_steps(circle, lambda one: None)
+
+
+def test_a_folder_that_is_not_a_platforms_is_neither_used_nor_deleted(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    foreign = Platform.at(tmp_path)
+    for command in (foreign.up, foreign.down, foreign.clean):
+        with pytest.raises(ConfigError):
+            command()
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_clean_deletes_the_folder_of_a_platform(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    prepare(home, usual_ports=False)
+    Platform.at(home).clean()
+    assert not home.exists()
+
+
+def test_live_mode_has_no_sandbox_and_down_stops_one_all_the_same(
+    scratch_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = scratch_root / "gone live"
+    vendors = components.sandbox(prepare(home, usual_ports=False))
+    try:
+        vendors.start()
+        monkeypatch.setenv("MARKETLAKE_MODE", "live")
+        live = Platform.at(home)
+        assert "sandbox" not in {one.name for one in live.status()}
+        assert live.down() == ["sandbox"]
+        assert vendors.process.pid is None
+    finally:
+        vendors.stop()

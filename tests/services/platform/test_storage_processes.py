@@ -16,6 +16,8 @@ from marketlake.services.platform.postgres import EmbeddedPostgres
 from marketlake.services.platform.runtime import prepare
 from marketlake.services.platform.seaweedfs import SeaweedFS
 from marketlake.settings import Settings
+from psycopg import sql
+from pydantic import SecretStr
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +51,34 @@ def test_postgres_has_a_database_for_each_owner(
 
 
 def test_postgres_refuses_a_wrong_password(settings: Settings, postgres: EmbeddedPostgres) -> None:
-    wrong = settings.postgres.conninfo("warehouse").replace("password=", "password=x")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        psycopg.connect(wrong)
+        psycopg.connect(settings.postgres.conninfo("warehouse"), password="wrong")
+
+
+def test_a_name_or_password_may_hold_spaces_quotes_and_backslashes(
+    settings: Settings, postgres: EmbeddedPostgres
+) -> None:
+    odd = "o'dd \\ one' port='1"
+    with psycopg.connect(settings.postgres.conninfo("postgres"), autocommit=True) as connection:
+        name = sql.Identifier(odd)
+        connection.execute(sql.SQL("create role {} login password {}").format(name, odd))
+        connection.execute(sql.SQL("create database {}").format(name))
+    own = settings.postgres.model_copy(update={"user": odd, "password": SecretStr(odd)})
+    with psycopg.connect(own.conninfo(odd)) as connection:
+        row = connection.execute("select current_user, current_database()").fetchone()
+    assert row == (odd, odd)
+
+
+def test_what_a_killed_initdb_left_is_not_taken_for_a_cluster(scratch_root: Path) -> None:
+    server = components.postgres(prepare(scratch_root / "half-made", usual_ports=False))
+    rest = server.data.with_name("fresh")
+    rest.mkdir(parents=True)
+    (rest / "PG_VERSION").write_text("16")
+    prepare_cluster = server.process.program.prepare
+    assert prepare_cluster is not None
+    prepare_cluster()
+    assert (server.data / "global" / "pg_control").exists()
+    assert not rest.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has somebody to drop to")

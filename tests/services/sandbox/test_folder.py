@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from marketlake.errors import ConfigError
-from marketlake.services.sandbox.folder import folder_world
+from marketlake.services.sandbox.folder import folder_spans, folder_world
 
 BARS = pl.DataFrame(
     {
@@ -56,6 +56,18 @@ def test_a_history_of_another_vendor_is_replayed(tmp_path: Path, shared_data: Pa
         days = pl.col("date").cast(pl.String).str.slice(0, 10).str.to_date()
         rows = renamed.filter(pl.col("symbol") == symbol, days <= known).sort(days)
         assert view.close_usd.tolist() == rows["close"].to_list()
+
+
+def test_each_symbol_has_its_own_span(tmp_path: Path) -> None:
+    BARS.write_parquet(tmp_path / "a.parquet")
+    later = BARS.filter(pl.col("date") > date(2020, 1, 2))
+    later.with_columns(symbol=pl.lit("Y"), date=pl.col("date").cast(pl.String)).write_parquet(
+        tmp_path / "b.parquet"
+    )
+    assert folder_spans(tmp_path) == {
+        "X": (date(2020, 1, 2), date(2020, 1, 6)),
+        "Y": (date(2020, 1, 3), date(2020, 1, 6)),
+    }
 
 
 def test_a_folder_without_bars_is_refused(tmp_path: Path) -> None:

@@ -5,11 +5,17 @@ does not belong: features (they come in as a frame) and positions (risk).
 """
 
 from marketlake.domain.forecasting.labels import labels
-from marketlake.domain.forecasting.signals import accuracy_rows, predict, promotion_row
+from marketlake.domain.forecasting.signals import (
+    accuracy_rows,
+    champion_row,
+    predict,
+    promotion_row,
+)
 from marketlake.domain.forecasting.training import train, walk_forward_scores
 
 __all__ = [
     "accuracy_rows",
+    "champion_row",
     "labels",
     "predict",
     "promotion_row",

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from marketlake.domain.prices import Floats
+from marketlake.errors import ContractViolation
 
 _Z95 = 1.959963984540054
 _BUCKETS = 5
@@ -81,9 +82,21 @@ def evaluate(scored: pl.DataFrame, *, horizon: int) -> dict[str, Any]:
         ``accuracy`` (share of scores on the right side of 0) and ``rank_ic`` (mean of the daily
         rank correlations), each with ``value``, ``low``, ``high``, ``n``; and the mean rank
         correlation of each fold.
+
+    Raises
+    ------
+    ContractViolation
+        When no session has a rank correlation.
     """
     hits = int(scored.select(_HIT.sum()).item())
     correlations = rank_correlations(scored)
+    if correlations.is_empty():
+        raise ContractViolation(
+            expected="a session with at least 3 rows whose scores and labels differ",
+            was=f"none among {scored.height} rows of {scored['session'].n_unique()} sessions",
+            where="rank correlation of out-of-fold scores",
+            todo="train on a universe of at least 3 symbols that have features and labels",
+        )
     mean, low, high = newey_west(correlations["rank_ic"].to_numpy(), lags=horizon)
     by_fold = (
         correlations.join(scored.select("session", "fold").unique(), on="session")

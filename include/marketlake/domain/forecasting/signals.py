@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -66,6 +66,19 @@ def promotion_row(document: Document, *, model_sha256: str, calendar_next: date)
             f"{'is above' if passed else 'does not exclude'} zero"
         ),
     }
+
+
+def champion_row(
+    promotions: Sequence[Mapping[str, Any]], *, session: date
+) -> dict[str, Any] | None:
+    """Return the promotion that rules at a session, None if there is none by then.
+
+    It is the last of the ``core_models__promotion`` rows whose ``effective_from`` is not after the
+    session; of two with the same, the one that was trained on more.
+    """
+    known = [row for row in promotions if row["effective_from"] <= session]
+    ruling = max(known, key=lambda row: (row["effective_from"], row["as_of"]), default=None)
+    return None if ruling is None else dict(ruling)
 
 
 def predict(

@@ -32,7 +32,7 @@ def train(
     horizon: int,
     folds: int,
     seed: int,
-    membership_dated: bool = False,
+    caveats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Validate by purged walk-forward, then fit each model on everything known at ``as_of``.
 
@@ -48,8 +48,8 @@ def train(
         Sessions a label spans; also the embargo.
     folds, seed
         Test runs of the walk-forward; seed of LightGBM's sampling.
-    membership_dated
-        Whether the universe's membership has dates; without, survivorship is not controlled.
+    caveats
+        What the document must also say of its data, after what the training itself knows.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def train(
     LookaheadError
         When a feature's session or a label's end is after ``as_of``.
     ContractViolation
-        When there are too few sessions, or a feature is infinite.
+        When there are too few sessions or symbols, or a feature is infinite.
     """
     rows = _rows(features, labels, as_of=as_of)
     sessions: list[date] = rows["session"].unique().sort().to_list()
@@ -92,7 +92,7 @@ def train(
             for item in MODELS
         },
         "trials": TRIALS,
-        "caveats": _caveats(simulated=simulated, membership_dated=membership_dated),
+        "caveats": [*_caveats(simulated=simulated), *caveats],
     }
 
 
@@ -204,10 +204,6 @@ def _validation(
     }
 
 
-def _caveats(*, simulated: bool, membership_dated: bool) -> list[str]:
-    caveats = ["costs: not included; scores are not a trading result"]
-    if not membership_dated:
-        caveats.append("survivorship: not controlled")
-    if simulated:
-        caveats.append("simulation: some training rows have simulated inputs")
-    return caveats
+def _caveats(*, simulated: bool) -> list[str]:
+    costs = "costs: not included; scores are not a trading result"
+    return [costs, "simulation: some training rows have simulated inputs"] if simulated else [costs]

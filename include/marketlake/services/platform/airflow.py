@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from marketlake.services.platform.airflow_api import AirflowApi
 from marketlake.services.platform.components import PlainComponent, python_component
 from marketlake.services.platform.environment import component_environment
 from marketlake.services.platform.probes import http_probe
-from marketlake.services.platform.process import birth_s, write_private
+from marketlake.services.platform.process import birth_s, last_words, run_to_end, write_private
 from marketlake.settings import PROJECT_ROOT, Settings
 
 POOLS = {
@@ -36,6 +35,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     """Return the environment in which every ``airflow`` command must run."""
     home = settings.home / "airflow"
     postgres, base_url = settings.postgres, settings.airflow.base_url
+    user = quote(postgres.user, safe="")
     password = quote(postgres.password.get_secret_value(), safe="")
     return component_environment(settings) | {
         "AIRFLOW_HOME": str(home),
@@ -44,9 +44,10 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{base_url}/execution/",
         "AIRFLOW__CORE__FERNET_KEY": settings.airflow.fernet_key.get_secret_value(),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{settings.airflow.user}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(password_file(settings)),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
-            f"postgresql+psycopg2://{postgres.user}:{password}"
+            f"postgresql+psycopg2://{user}:{password}"
             f"@{postgres.host}:{postgres.port}/{postgres.airflow_db}"
         ),
         "AIRFLOW__API__BASE_URL": base_url,
@@ -80,23 +81,17 @@ def migrate(settings: Settings) -> bool:
     if stamp.exists() and stamp.read_text() == version:
         return False
     log = settings.home / "logs" / "migrate.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"],
-            env=airflow_environment(settings),
-            cwd=settings.home,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=_MIGRATION_TIMEOUT_S,
-            check=False,
-        )
-    if done.returncode != 0:
-        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
+    code = run_to_end(
+        [sys.executable, "-m", "airflow", "db", "migrate"],
+        env=airflow_environment(settings),
+        cwd=settings.home,
+        log=log,
+        within_s=_MIGRATION_TIMEOUT_S,
+    )
+    if code != 0:
         raise SourceUnavailable(
             expected="Airflow's database migrated",
-            was=f"exit code {done.returncode}: {' | '.join(last)}",
+            was=f"exit code {code}: {last_words(log)}",
             where=str(log),
             todo="read that log; `marketlake clean` forgets the database",
         )

@@ -17,6 +17,7 @@ from typing import Literal
 import psutil  # type: ignore[import-untyped]
 
 from marketlake.errors import MarketlakeError
+from marketlake.services.platform.libraries import require_system_libraries
 from marketlake.services.platform.postgres import binary_folder, require_reachable
 from marketlake.services.platform.process import unprivileged_account
 from marketlake.services.platform.stack import Platform
@@ -74,6 +75,7 @@ def _packages(_: Path) -> Finding:
             missing.append(name)
     if missing:
         return Finding("packages", "wrong", f"missing: {', '.join(missing)}", "run `make install`")
+    require_system_libraries()
     return Finding("packages", "fine", f"{len(_PACKAGES)} probed, all there")
 
 

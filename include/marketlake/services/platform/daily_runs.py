@@ -5,7 +5,6 @@ What does not belong: how progress looks (``cli``) and what a run computes (``pi
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from marketlake.errors import ConfigError, SourceUnavailable, Timeout
 from marketlake.services.platform.airflow import airflow_environment
 from marketlake.services.platform.airflow_api import AirflowApi
 from marketlake.services.platform.following import DAILY_CHAIN, DagRun, SessionProgress, follow
+from marketlake.services.platform.process import last_words, run_to_end
 from marketlake.settings import Settings
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ Reprocess = Literal["none", "failed", "completed"]
 
 _POLL_S = 1.0
 _CREATE_TIMEOUT_S = 180
-_STILL_LIMIT_S = 900.0
+STILL_LIMIT_S = 2400.0  # a task may take half an hour, and is then seen to end
 _SILENCE_LIMIT_S = 120.0
 _DONE = ("success", "failed")
 
@@ -58,7 +58,8 @@ def create_backfill(
         When Airflow refuses; the message has its last words.
     """
     _wait_until_no_backfill_is_active(api)
-    done = subprocess.run(
+    log = settings.home / "logs" / "backfill.log"
+    code = run_to_end(
         [
             sys.executable, "-m", "airflow", "backfill", "create",
             "--dag-id", DAILY_CHAIN[0],
@@ -69,17 +70,13 @@ def create_backfill(
         ],
         env=airflow_environment(settings),
         cwd=settings.home,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_CREATE_TIMEOUT_S,
-        check=False,
+        log=log,
+        within_s=_CREATE_TIMEOUT_S,
     )  # fmt: skip
-    if done.returncode != 0:
-        words = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if code != 0:
         raise ConfigError(
             expected=f"`airflow backfill create` for {first} to {last} to be accepted",
-            was=f"exit code {done.returncode}: {' | '.join(words[-3:])}",
+            was=f"exit code {code}: {last_words(log)}",
             where=DAILY_CHAIN[0],
             todo="see Browse > Backfills in the UI; the range must hold sessions that are over",
         )
@@ -109,7 +106,7 @@ def await_sessions(
     Raises
     ------
     Timeout
-        When nothing has moved for a quarter of an hour.
+        When nothing has moved for longer than a task may take.
     """
     seen: list[SessionProgress] | None = None
     moved_at = monotonic_s()
@@ -233,9 +230,9 @@ def _patiently(question: Callable[[], T]) -> T:
 
 
 def _require_movement(moved_at: float, waiting: Sequence[str]) -> None:
-    if monotonic_s() - moved_at > _STILL_LIMIT_S:
+    if monotonic_s() - moved_at > STILL_LIMIT_S:
         raise Timeout(
-            expected=f"some task to begin or end within {_STILL_LIMIT_S:.0f} s",
+            expected=f"some task to begin or end within {STILL_LIMIT_S:.0f} s",
             was="nothing moved",
             where=", ".join(waiting),
             todo="`marketlake status`, then `marketlake logs scheduler`",

@@ -26,10 +26,3 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
             probe.bind((host, 0))
             ports.append(int(probe.getsockname()[1]))
         return ports
-
-
-def answers(port: int, host: str = "127.0.0.1") -> bool:
-    """Return whether something accepts connections on the port."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((host, port)) == 0

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from marketlake.services.platform.process import (
     Started,
     Supervised,
     is_running,
+    last_words,
+    run_to_end,
     unprivileged_account,
     write_private,
 )
@@ -152,35 +154,33 @@ class EmbeddedPostgres:
         write_private(password_file, self.settings.password.get_secret_value())
         if self.account is not None:
             os.chown(password_file, self.account.uid, self.account.gid)
+        fresh = self.data.with_name("fresh")  # a killed initdb leaves a half-made cluster
+        shutil.rmtree(fresh, ignore_errors=True)
         command = [
-            str(self.binaries / "initdb"), "-D", str(self.data), "-U", self.settings.user,
+            str(self.binaries / "initdb"), "-D", str(fresh), "-U", self.settings.user,
             "--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8",
             "--locale=C.UTF-8",
         ]  # fmt: skip
-        account = self.account
+        log = self.process.log_path.with_name("initdb.log")
         try:
-            done = subprocess.run(
+            code = run_to_end(
                 command,
                 env=self._env,
                 cwd=self.data.parent,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_INITDB_TIMEOUT_S,
-                check=False,
-                user=account.uid if account else None,
-                group=account.gid if account else None,
-                extra_groups=[] if account else None,
+                log=log,
+                within_s=_INITDB_TIMEOUT_S,
+                account=self.account,
             )
         finally:
             password_file.unlink()
-        if done.returncode != 0:
+        if code != 0:
             raise SourceUnavailable(
                 expected="initdb to create the cluster",
-                was=(done.stderr or done.stdout).strip().replace("\n", " | "),
+                was=f"exit code {code}: {last_words(log)}",
                 where=str(self.data),
                 todo="free the disk or correct the folder's permissions, then start again",
             )
+        fresh.rename(self.data)
 
     def _forget_a_zombie(self) -> None:
         """Remove the lock of a killed server whose process nobody has reaped.

@@ -1,5 +1,7 @@
 """One supervised program: its own session, a pid file, a log, and a start that waits.
 
+Also programs that run to their end (``run_to_end``).
+
 What does not belong: what any particular program needs (postgres, seaweedfs, airflow modules).
 """
 
@@ -9,21 +11,23 @@ import hashlib
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from marketlake.clock import monotonic_s, sleep_s
-from marketlake.errors import ConfigError, SourceUnavailable
+from marketlake.clock import monotonic_s, sleep_s, utc_now
+from marketlake.errors import ConfigError, SourceUnavailable, Timeout
 
 _POLL_S = 0.05
 _KILL_WAIT_S = 10.0
 _LOG_LIMIT_BYTES = 20_000_000
 _SECRETIVE = 0o600
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Program:
 
     ``probe`` returns None when the program is ready, else why it is not (yet). ``identity`` is
     the configuration that matters: a running program started with another one is restarted by
-    ``start``. ``prepare`` runs right before the program does.
+    ``start``. One with the same gets ``ready_within_s`` too before it is judged to hang: its probe
+    may ask a program that is starting. ``prepare`` runs right before the program does.
     """
 
     name: str
@@ -82,7 +87,8 @@ class Started:
 @dataclass(frozen=True)
 class _Record:
     pid: int
-    created_at_s: float
+    identity: str
+    born_at_s: float
     settings_key: str
 
 
@@ -110,17 +116,18 @@ class Supervised:
             When it ends or is not ready in time; the message has its last words and its log.
         """
         began = monotonic_s()
+        self._rotate_log()
         record = self._record()
         if record is not None and self._is_alive(record):
-            if record.settings_key == self.program.settings_key and self.program.probe() is None:
+            same = record.settings_key == self.program.settings_key
+            if same and self._why_unready(record, self.program.ready_within_s) is None:
                 return Started(self.program.name, reused=True, seconds=monotonic_s() - began)
             self.stop()
-        elif record is not None and not self._pid_was_reused(record):
-            _kill_session(record.pid)  # what a crashed leader left behind
+        elif record is not None:
+            _kill_remains(record)
         if self.program.prepare is not None:
             self.program.prepare()
-        self._spawn()
-        self._wait_ready(began)
+        self._require_ready(self._spawn())
         return Started(self.program.name, reused=False, seconds=monotonic_s() - began)
 
     def stop(self) -> bool:
@@ -134,24 +141,21 @@ class Supervised:
             deadline = monotonic_s() + self.program.stop_grace_s
             while self._is_alive(record) and monotonic_s() < deadline:
                 sleep_s(_POLL_S)
-        if not self._pid_was_reused(record):
-            _kill_session(record.pid)
+        _kill_remains(record)
         self._reap()
         self.pid_file.unlink(missing_ok=True)
         return was_alive
 
-    def last_words(self) -> str:
-        """Return the last non-empty lines of the log, for an error message."""
-        if not self.log_path.exists():
-            return "no log"
-        lines = self.log_path.read_text(errors="replace")[-4000:].splitlines()
-        return " | ".join([line.strip() for line in lines if line.strip()][-6:]) or "an empty log"
+    def _rotate_log(self) -> None:
+        """Empty a long log in place: a program that is kept goes on appending to it."""
+        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
+            shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+            os.truncate(self.log_path, 0)
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> _Record:
         for folder in (self.pid_file.parent, self.log_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
-            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        born_at_s = utc_now().timestamp()
         account = self.program.account
         with self.log_path.open("ab") as log:
             try:
@@ -174,23 +178,16 @@ class Supervised:
                     where=self.program.argv[0],
                     todo="install the packages (make install) in a folder its user can reach",
                 ) from error
-        record = _Record(
-            self._child.pid, _created_at_s(self._child.pid) or 0.0, self.program.settings_key
-        )
+        pid = self._child.pid
+        record = _Record(pid, _identity(pid) or "", born_at_s, self.program.settings_key)
         write_private(self.pid_file, json.dumps(record.__dict__))
+        return record
 
-    def _wait_ready(self, began: float) -> None:
-        record = self._record()
-        reason: str | None = "not asked yet"
-        while monotonic_s() - began < self.program.ready_within_s:
-            if record is None or not self._is_alive(record):
-                reason = "it ended" + self._exit_code()
-                break
-            reason = self.program.probe()
-            if reason is None:
-                return
-            sleep_s(_POLL_S)
-        words = self.last_words()
+    def _require_ready(self, record: _Record) -> None:
+        reason = self._why_unready(record, self.program.ready_within_s)
+        if reason is None:
+            return
+        words = last_words(self.log_path)
         self.stop()
         raise SourceUnavailable(
             expected=f"{self.program.name} ready within {self.program.ready_within_s:.0f} s",
@@ -198,6 +195,16 @@ class Supervised:
             where=str(self.log_path),
             todo="read that log; `marketlake doctor` checks the usual causes",
         )
+
+    def _why_unready(self, record: _Record, within_s: float) -> str | None:
+        """Ask until the program is ready (None), ends, or the time is over."""
+        deadline = monotonic_s() + within_s
+        while self._is_alive(record):
+            reason = self.program.probe()
+            if reason is None or monotonic_s() > deadline:
+                return reason
+            sleep_s(_POLL_S)
+        return "it ended" + self._exit_code()
 
     def _exit_code(self) -> str:
         code = self._child.poll() if self._child is not None else None
@@ -208,15 +215,60 @@ class Supervised:
 
     def _is_alive(self, record: _Record) -> bool:
         self._reap()
-        return _created_at_s(record.pid) == record.created_at_s
-
-    def _pid_was_reused(self, record: _Record) -> bool:
-        created = _created_at_s(record.pid)
-        return created is not None and created != record.created_at_s
+        return _is_alive(record)
 
     def _reap(self) -> None:
         if self._child is not None:
             self._child.poll()
+
+
+def last_words(log: Path) -> str:
+    """Return the last non-empty lines of a log, for an error message."""
+    if not log.exists():
+        return "no log"
+    lines = log.read_text(errors="replace")[-4000:].splitlines()
+    return " | ".join([line.strip() for line in lines if line.strip()][-6:]) or "an empty log"
+
+
+def run_to_end(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    within_s: float,
+    account: Account | None = None,
+) -> int:
+    """Run a program that ends by itself and return its exit code; its output replaces the log.
+
+    Raises
+    ------
+    Timeout
+        When it has not ended in time and was killed; the message names the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        try:
+            return subprocess.run(
+                argv,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=within_s,
+                check=False,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            ).returncode
+        except subprocess.TimeoutExpired as error:
+            raise Timeout(
+                expected=f"{log.stem} to end within {within_s:.0f} s",
+                was=f"killed; last words: {last_words(log)}",
+                where=str(log),
+                todo="read that log; a busy machine may need another try",
+            ) from error
 
 
 def write_private(path: Path, text: str) -> None:
@@ -238,19 +290,21 @@ def living_pid(pid_file: Path) -> int | None:
 def birth_s(pid_file: Path) -> float | None:
     """Return when the living process of a pid file began (seconds of the epoch), else None."""
     record = _living(pid_file)
-    return None if record is None else record.created_at_s
+    return None if record is None else record.born_at_s
 
 
 def _living(pid_file: Path) -> _Record | None:
     record = _read_record(pid_file)
-    if record is None or _created_at_s(record.pid) != record.created_at_s:
-        return None
-    return record
+    return record if record is not None and _is_alive(record) else None
+
+
+def _is_alive(record: _Record) -> bool:
+    return _identity(record.pid) == record.identity
 
 
 def is_running(pid: int) -> bool:
     """Return whether a process exists and is more than a zombie."""
-    return _created_at_s(pid) is not None
+    return _identity(pid) is not None
 
 
 def _read_record(pid_file: Path) -> _Record | None:
@@ -267,12 +321,23 @@ def _read_record(pid_file: Path) -> _Record | None:
         ) from error
 
 
-def _created_at_s(pid: int) -> float | None:
+def _identity(pid: int) -> str | None:
+    """Return what tells a process from every other with its number; None for a zombie.
+
+    The boot and the ticks from it to the start: seconds of the epoch move with the system clock.
+    """
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    state, *numbers = text.rpartition(")")[2].split()  # fields 3, 4, ...: see proc(5)
+    return None if state in "ZX" else f"{_BOOT_ID.read_text().strip()} {numbers[18]}"
+
+
+def _kill_remains(record: _Record) -> None:
+    """Kill what a program left behind, unless its number has been given to another process."""
+    if _identity(record.pid) in (None, record.identity):
+        _kill_session(record.pid)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

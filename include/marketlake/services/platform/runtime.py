@@ -1,19 +1,26 @@
 """Ports and generated secrets of one platform: chosen once, kept in ``runtime.env``.
 
+Whoever chooses, starts or stops holds the folder's lock (``alone``) meanwhile.
+
 What does not belong: settings that a person chooses; those stay in the environment.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from marketlake.clock import monotonic_s, sleep_s
+from marketlake.errors import ConfigError
+from marketlake.services.platform.market import market_of
 from marketlake.services.platform.ports import free_ports, is_free
 from marketlake.services.platform.process import living_pid, write_private
 from marketlake.settings import Settings, load_settings
@@ -28,6 +35,46 @@ _PORT_OWNERS = {
     "MARKETLAKE_AIRFLOW__BASE_URL": "api-server",
 }
 _EGRESS = ("MARKETLAKE_EGRESS__PROXY_URL", "MARKETLAKE_EGRESS__CA_BUNDLE")
+_LOCK = "platform.lock"
+_LOCK_WAIT_S = 300
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Let one command at a time choose, start or stop things in a state folder."""
+    if not (home / _LOCK).exists():
+        require_own(home)  # before anything is left in somebody else's folder
+    home.mkdir(parents=True, exist_ok=True)
+    deadline = monotonic_s() + _LOCK_WAIT_S
+    with (home / _LOCK).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if monotonic_s() > deadline:
+                    raise ConfigError(
+                        expected="no other command starting or stopping this platform",
+                        was=f"one has been at it for {_LOCK_WAIT_S} s",
+                        where=str(home / _LOCK),
+                        todo="wait for it, or end it",
+                    ) from None
+                sleep_s(0.2)
+        yield
+
+
+def require_own(home: Path) -> None:
+    """Raise ConfigError for a folder of somebody else's files: `clean` deletes all of it."""
+    if (home / "runtime.env").exists() or not home.exists():
+        return
+    foreign = sorted({path.name for path in home.iterdir()} - {_LOCK})
+    if foreign:
+        raise ConfigError(
+            expected="an empty folder, or one that a platform has made (it has a runtime.env)",
+            was=f"{len(foreign)} other files and folders, such as {foreign[0]}",
+            where=str(home),
+            todo="set MARKETLAKE_HOME to an empty or a new folder",
+        )
 
 
 def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
@@ -37,12 +84,14 @@ def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
     is kept. With ``usual_ports`` off the first choice is any free port.
     """
     home = home.resolve()
+    require_own(home)
     home.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         home.chmod(home.stat().st_mode | 0o011)  # Postgres's user passes through it
     settings = load_settings(home)
     known = _known(settings.runtime_env)
-    chosen = _secrets(settings) | _addresses(settings, known, usual_ports=usual_ports)
+    chosen = market_of(settings, known) | _secrets(settings)
+    chosen |= _addresses(settings, known, usual_ports=usual_ports)
     kept = {name: value for name, value in known.items() if name not in _EGRESS}
     values = kept | chosen | _sandbox_egress(settings, kept | chosen)
     text = "".join(f"{name}='{_quoted(value)}'\n" for name, value in sorted(values.items()))

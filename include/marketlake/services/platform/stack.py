@@ -5,26 +5,24 @@ What does not belong: how one program is configured (``components``, ``airflow``
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from marketlake.clock import monotonic_s, sleep_s
+from marketlake.clock import monotonic_s
 from marketlake.errors import ConfigError, MarketlakeError
 from marketlake.services.platform import airflow, components
 from marketlake.services.platform.components import Component
+from marketlake.services.platform.libraries import require_system_libraries
 from marketlake.services.platform.process import birth_s
-from marketlake.services.platform.runtime import prepare
+from marketlake.services.platform.runtime import alone, prepare
 from marketlake.settings import Settings, load_settings
 from marketlake.storage.lake import Lake
 from marketlake.storage.warehouse import Warehouse
 
-_LOCK_WAIT_S = 300
 _STOP_ORDER = (
     ("scheduler", "dag-processor"),
     ("api-server",),
@@ -77,33 +75,39 @@ class Platform:
         self.settings = settings
 
     @classmethod
-    def prepared(cls, home: Path, *, usual_ports: bool = True) -> Platform:
-        """Return the platform with its ports and secrets chosen."""
-        return cls(prepare(home, usual_ports=usual_ports))
-
-    @classmethod
     def at(cls, home: Path | None = None) -> Platform:
         """Return the platform as it is, changing nothing."""
         return cls(load_settings(home))
 
     @cached_property
     def components(self) -> Mapping[str, Component]:
-        """Return every program by name."""
+        """Return every program by name, also one that this mode does not want."""
         settings = self.settings
-        made: dict[str, Component] = {
+        return {
             "postgres": components.postgres(settings),
             "seaweedfs": components.seaweedfs(settings),
             "ledger": components.ledger(settings),
+            "sandbox": components.sandbox(settings),
             "api-server": airflow.api_server(settings),
             "scheduler": airflow.scheduler(settings),
             "dag-processor": airflow.dag_processor(settings),
         }
-        if settings.mode == "sandbox":
-            made["sandbox"] = components.sandbox(settings)
-        return made
 
-    def up(self, on_step: Callable[[StepDone], None] = lambda done: None) -> list[StepDone]:
+    @property
+    def wanted(self) -> list[str]:
+        """Return the names of the programs that this mode consists of."""
+        unwanted = {"sandbox"} if self.settings.mode == "live" else set()
+        return [name for name in self.components if name not in unwanted]
+
+    def up(
+        self,
+        on_step: Callable[[StepDone], None] = lambda done: None,
+        *,
+        usual_ports: bool = True,
+    ) -> list[StepDone]:
         """Start what does not run, side by side where nothing forbids it; keep what does.
+
+        Ports and secrets that nobody has chosen yet are chosen first.
 
         Raises
         ------
@@ -111,36 +115,50 @@ class Platform:
             The first failure, after everything that did not depend on it has been tried. What
             runs stays up, so the next call starts only the rest.
         """
-        with self._alone():
+        require_system_libraries()
+        with alone(self.settings.home):
+            self.settings = prepare(self.settings.home, usual_ports=usual_ports)
+            vars(self).pop("components", None)  # they were made from what was set before
             return run_steps(self._steps(), on_step)
 
     def down(self, on_step: Callable[[StepDone], None] = lambda done: None) -> list[str]:
         """Stop everything in the reverse of its dependencies; return what ran."""
         stopped: list[str] = []
-        with self._alone():
+        with alone(self.settings.home):
             for level in _STOP_ORDER:
-                present = [name for name in level if name in self.components]
                 with ThreadPoolExecutor(max_workers=len(level)) as pool:
-                    results = pool.map(lambda name: self._stop(name, on_step), present)
-                    ran = dict(zip(present, results, strict=True))
+                    results = pool.map(lambda name: self._stop(name, on_step), level)
+                    ran = dict(zip(level, results, strict=True))
                 stopped += [name for name, was in ran.items() if was]
         return stopped
 
     def status(self) -> list[ComponentStatus]:
         """Return how each component stands, asking each of them."""
-        with ThreadPoolExecutor(max_workers=len(self.components)) as pool:
-            return list(pool.map(self._status, sorted(self.components)))
+        with ThreadPoolExecutor(max_workers=len(self.wanted)) as pool:
+            return list(pool.map(self._status, sorted(self.wanted)))
 
     def clean(self) -> None:
-        """Stop everything and forget it: lake, databases, ledger, logs, ports, secrets."""
+        """Stop everything and forget it: lake, databases, ledger, logs, ports, secrets.
+
+        Raises
+        ------
+        ConfigError
+            When the folder is not a platform's: nothing in it is touched.
+        """
+        if not self.settings.runtime_env.exists():
+            raise ConfigError(
+                expected="the state folder of a platform",
+                was="a folder without a runtime.env",
+                where=str(self.settings.home),
+                todo="set MARKETLAKE_HOME to the platform's folder, or delete this one yourself",
+            )
         self.down()
         shutil.rmtree(self.settings.home)
 
     def _steps(self) -> list[Step]:
-        settings = self.settings
         # Not the migration: the scheduler imports for seconds, then waits for it.
         tasks_need: tuple[str, ...] = ("storage", "ledger")
-        if "sandbox" in self.components:
+        if "sandbox" in self.wanted:
             tasks_need = (*tasks_need, "sandbox")
         needs: dict[str, tuple[str, ...]] = {
             "postgres": (),
@@ -151,18 +169,16 @@ class Platform:
             "scheduler": tasks_need,
             "dag-processor": ("migration",),
         }
-        programs = [Step(name, needs[name], self._starter(name)) for name in self.components]
+        programs = [Step(name, needs[name], self._starter(name)) for name in self.wanted]
         return [
             *programs,
             Step("storage", ("postgres", "seaweedfs"), self._prepare_storage),
-            Step(
-                "migration", ("postgres",), lambda: "done" if airflow.migrate(settings) else "kept"
-            ),
+            Step("migration", ("postgres",), self._migrate),
             Step("pools", ("api-server",), self._create_pools),
             Step(
                 "dags",
                 ("api-server", "dag-processor"),
-                lambda: f"{airflow.wait_for_dags(settings)} parsed",
+                lambda: f"{airflow.wait_for_dags(self.settings)} parsed",
             ),
         ]
 
@@ -196,27 +212,6 @@ class Platform:
         pid = process.pid
         fault = "not running" if pid is None else process.program.probe()
         return ComponentStatus(name, pid, birth_s(process.pid_file), fault, process.log_path)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one command at a time start or stop things."""
-        self.settings.home.mkdir(parents=True, exist_ok=True)
-        deadline = monotonic_s() + _LOCK_WAIT_S
-        with (self.settings.home / "platform.lock").open("w") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if monotonic_s() > deadline:
-                        raise ConfigError(
-                            expected="no other command starting or stopping this platform",
-                            was=f"one has been at it for {_LOCK_WAIT_S} s",
-                            where=str(self.settings.home / "platform.lock"),
-                            todo="wait for it, or end it",
-                        ) from None
-                    sleep_s(0.2)
-            yield
 
 
 def run_steps(steps: list[Step], on_step: Callable[[StepDone], None]) -> list[StepDone]:

@@ -9,6 +9,7 @@ here: other file formats.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,17 @@ _REQUIRED = ("symbol", "date", "open", "high", "low", "close", "volume")
 
 def folder_world(folder: Path) -> World:
     """Read every Parquet file of a folder into one market."""
+    by_symbol = _bars(folder).group_by("symbol", maintain_order=True)
+    return World.of({str(key[0]): _series(str(key[0]), part) for key, part in by_symbol})
+
+
+def folder_spans(folder: Path) -> dict[str, tuple[date, date]]:
+    """Return the first and the last day of each symbol in a folder."""
+    days = _bars(folder).group_by("symbol").agg(first=pl.min("date"), last=pl.max("date"))
+    return {symbol: (first, last) for symbol, first, last in days.iter_rows()}
+
+
+def _bars(folder: Path) -> pl.DataFrame:
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise ConfigError(
@@ -32,10 +44,7 @@ def folder_world(folder: Path) -> World:
             todo="set MARKETLAKE_SANDBOX__DATA to a folder of bars",
         )
     frame = pl.concat([_read(file) for file in files], how="diagonal_relaxed")
-    frame = frame.unique(["symbol", "date"], keep="last").sort("symbol", "date")
-    return World.of(
-        {str(key[0]): _series(str(key[0]), part) for key, part in frame.group_by(["symbol"])}
-    )
+    return frame.unique(["symbol", "date"], keep="last").sort("symbol", "date")
 
 
 def _read(file: Path) -> pl.DataFrame:
@@ -49,10 +58,10 @@ def _read(file: Path) -> pl.DataFrame:
             todo="rename the file's columns",
         )
     numbers = [pl.col(name).cast(pl.Float64) for name in frame.columns if name not in _REQUIRED[:2]]
-    date = pl.col("date")
+    day = pl.col("date")
     if frame.schema["date"] == pl.String:
-        date = date.str.slice(0, 10).str.to_date()
-    return frame.select(pl.col("symbol").cast(pl.String), date.cast(pl.Date), *numbers)
+        day = day.str.slice(0, 10).str.to_date()
+    return frame.select(pl.col("symbol").cast(pl.String), day.cast(pl.Date), *numbers)
 
 
 def _series(symbol: str, frame: pl.DataFrame) -> Series:

@@ -1,0 +1,118 @@
+"""What happens to later days when earlier ones are published again, compacted, or still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from marketlake.calendars import Calendar
+from marketlake.contracts.catalog import (
+    CORE_FEATURES_DAILY,
+    CORE_MARKET_DAILY_BAR,
+    CORE_SIGNALS_SIGNAL,
+)
+from marketlake.errors import MissingPartition
+from marketlake.pipelines import (
+    archive_lake,
+    build_warehouse,
+    daily_line,
+    ingest_market_data,
+    validate_market_data,
+)
+from marketlake.pipelines.context import RunContext, open_context
+from marketlake.readmodels.staleness import stale_artifacts, unreported_sessions
+from marketlake.settings import Settings
+from marketlake.storage.lake import Lake
+from marketlake.types import Partition, RunIdentity
+
+FIRST, SECOND = date(2022, 12, 21), date(2022, 12, 22)
+THROUGH = date(2022, 12, 20)
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def own(make_line: Callable[..., Settings]) -> Settings:
+    settings = make_line(first_session=date(2020, 1, 2))
+    daily_line.prepare(settings, THROUGH, run_id="own-history")
+    daily_line.train(settings, date(2022, 11, 30), run_id="own-training")
+    return settings
+
+
+def step(settings: Settings, name: str, run_id: str) -> RunContext:
+    with open_context(settings, RunIdentity("republished", run_id, name)) as ctx:
+        return ctx
+
+
+def validated(settings: Settings, session: date) -> None:
+    ctx = step(settings, "validated", str(session))
+    staged = [
+        ingest_market_data.fetch(ctx, session, symbols=symbols, batch=batch)
+        for batch, symbols in enumerate(ingest_market_data.plan(ctx, session))
+    ]
+    ingest_market_data.publish(ctx, session, staged=staged)
+    accepted = validate_market_data.gate(ctx, session)
+    validate_market_data.publish(ctx, session, staged=accepted)
+
+
+def test_a_mart_waits_for_the_sessions_it_looks_back_on(own: Settings) -> None:
+    validated(own, SECOND)
+    with pytest.raises(MissingPartition, match=str(FIRST)):
+        build_warehouse.load(step(own, "load", "too early"), SECOND)
+
+
+def test_after_the_line_has_run_nothing_is_missing_or_stale(own: Settings) -> None:
+    for session in (FIRST, SECOND):
+        daily_line.run_session(own, session, run_id=f"own-{session}")
+    lake = Lake(own.lake)
+    assert unreported_sessions(lake, [FIRST, SECOND]) == []
+    assert stale_artifacts(lake, [FIRST, SECOND]) == []
+
+
+def test_compaction_loses_no_session_changes_no_row_and_makes_nothing_stale(own: Settings) -> None:
+    lake = Lake(own.lake)
+    sessions = Calendar.of("XNYS").sessions(date(2022, 1, 3), SECOND)
+    before = lake.read(CORE_MARKET_DAILY_BAR, sessions, as_of=SECOND)
+    archive_lake.compact(step(own, "compact", "one"), date(2022, 6, 30))
+    year = lake.manifest(CORE_MARKET_DAILY_BAR, Partition.of_year(2022))
+    assert [date.fromisoformat(day) for day in year.sessions] == sessions
+    assert lake.read(CORE_MARKET_DAILY_BAR, sessions, as_of=SECOND).equals(before)
+    assert stale_artifacts(lake, [FIRST, SECOND]) == []
+
+
+def test_a_shorter_history_loaded_again_loses_no_session(own: Settings) -> None:
+    lake = Lake(own.lake)
+    before = lake.published_sessions(CORE_FEATURES_DAILY)
+    daily_line.prepare(own, date(2022, 6, 30), run_id="shorter")
+    assert lake.published_sessions(CORE_FEATURES_DAILY) == before
+
+
+def test_another_champion_makes_the_signals_stale_and_nothing_before_them(own: Settings) -> None:
+    daily_line.train(own, date(2022, 12, 12), run_id="newer-training")
+    stale = stale_artifacts(Lake(own.lake), [FIRST])
+    assert CORE_SIGNALS_SIGNAL.name in {item.contract for item in stale}
+    assert CORE_FEATURES_DAILY.name not in {item.contract for item in stale}
+    daily_line.run_session(own, FIRST, run_id="new-champion")
+    assert stale_artifacts(Lake(own.lake), [FIRST]) == []
+
+
+def test_a_republished_bar_makes_its_own_and_later_sessions_stale_and_a_rerun_mends_them(
+    own: Settings,
+) -> None:
+    lake = Lake(own.lake)
+    ctx = step(own, "tamper", "one")
+    partition = Partition.of_session(FIRST)
+    bars = lake.read(CORE_MARKET_DAILY_BAR, [FIRST], as_of=FIRST)
+    position = bars.column_names.index("volume_shares")
+    doubled = bars.set_column(
+        position, bars.schema.field(position), pc.multiply(bars["volume_shares"], pa.scalar(2.0))
+    )
+    ctx.publish(CORE_MARKET_DAILY_BAR, partition, doubled, sessions=[FIRST], parents=[])
+    stale = {(item.session, item.contract) for item in stale_artifacts(lake, [FIRST, SECOND])}
+    assert {(FIRST, CORE_FEATURES_DAILY.name), (SECOND, CORE_FEATURES_DAILY.name)} <= stale
+    for session in (FIRST, SECOND):
+        daily_line.run_session(own, session, run_id=f"mended-{session}")
+    assert stale_artifacts(lake, [FIRST, SECOND]) == []
