@@ -96,3 +96,13 @@ def test_a_backfill_of_a_holiday_makes_no_run(tmp_path: Path) -> None:
     holiday = marketlake(tmp_path, "backfill", "--from", "2022-12-24", "--to", "2022-12-26")
     assert holiday.returncode == 0
     assert holiday.stdout == "no XNYS session from 2022-12-24 to 2022-12-26\n"
+
+
+def test_a_reversed_range_and_contradicting_options_are_refused(tmp_path: Path) -> None:
+    reversed_range = marketlake(tmp_path, "backfill", "--from", "2022-12-28", "--to", "2022-12-27")
+    assert reversed_range.returncode == 2
+    assert "is after" in reversed_range.stderr
+    both = ("--from", "2022-12-27", "--to", "2022-12-28", "--stale", "--reprocess", "completed")
+    contradiction = marketlake(tmp_path, "backfill", *both)
+    assert contradiction.returncode == 2
+    assert "--reprocess" in contradiction.stderr
