@@ -228,6 +228,11 @@ def test_sql_is_a_psql_on_the_warehouse(program: Cli, cli: Cli, warehouse: Wareh
     assert rows[0]["db"] == "warehouse"
 
 
+def test_sql_json_prints_what_a_query_rounds_and_likes(cli: Cli, warehouse: Warehouse) -> None:
+    statement = "select round(2.345, 1) as share, date '2022-12-28' as day where 'ab' like 'a%'"
+    assert _json(cli("sql", "--json", "-c", statement)) == [{"share": 2.3, "day": "2022-12-28"}]
+
+
 def test_sql_json_without_a_statement_is_a_usage_error(program: Cli) -> None:
     done = program("sql", "--json")
     assert done.returncode == 2

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -301,11 +302,13 @@ def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=_json_value)
 
 
-def _json_value(value: object) -> str:
+def _json_value(value: object) -> str | float:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
+    if isinstance(value, Decimal):
+        return float(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 

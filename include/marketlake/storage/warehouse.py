@@ -128,7 +128,8 @@ class Warehouse:
             self._transaction(read_only=True) as connection,
             connection.cursor(row_factory=dict_row) as cursor,
         ):
-            return cursor.execute(sql, params).fetchall()
+            # Without parameters a percent sign is only that.
+            return cursor.execute(sql, params or None).fetchall()
 
     @contextmanager
     def _transaction(self, *, read_only: bool = False) -> Iterator[psycopg.Connection]:
