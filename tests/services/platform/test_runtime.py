@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from marketlake.clock import sleep_s
 from marketlake.errors import ConfigError
 from marketlake.services.platform.environment import component_environment
 from marketlake.services.platform.ports import free_ports, is_free
+from marketlake.services.platform.process import Program, Supervised
 from marketlake.services.platform.runtime import alone, prepare
 from marketlake.settings import Settings, load_settings
 
@@ -93,6 +98,31 @@ def test_a_port_taken_by_somebody_since_the_last_start_is_replaced(tmp_path: Pat
     assert after.airflow.base_url != before.airflow.base_url
     assert after.postgres.port == before.postgres.port
     assert secrets_of(after) == secrets_of(before)
+
+
+def test_a_port_held_by_the_children_of_a_killed_component_is_kept(tmp_path: Path) -> None:
+    settings = prepare(tmp_path, usual_ports=False)
+    port = urlsplit(settings.airflow.base_url).port or 0
+    listen = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(99)"
+    lead = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {listen!r}])"
+    program = Program(
+        name="api-server",
+        argv=(sys.executable, "-c", lead),
+        env={},
+        cwd=tmp_path,
+        probe=lambda: "does not listen" if is_free(port) else None,
+        identity=(),
+    )
+    server = Supervised(program, run_dir=tmp_path / "run", log_dir=tmp_path / "logs")
+    try:
+        server.start()
+        os.kill(server.pid or 0, signal.SIGKILL)
+        while server.pid is not None:
+            sleep_s(0.01)
+        assert not is_free(port)
+        assert prepare(tmp_path, usual_ports=False).airflow.base_url == settings.airflow.base_url
+    finally:
+        server.stop()
 
 
 def test_the_sandbox_is_the_way_out_and_knows_the_session(tmp_path: Path) -> None:

@@ -287,6 +287,13 @@ def living_pid(pid_file: Path) -> int | None:
     return None if record is None else record.pid
 
 
+def end_remains(pid_file: Path) -> None:
+    """Kill what a program that died left behind: its children may still hold its port."""
+    record = _read_record(pid_file)
+    if record is not None and not _is_alive(record):
+        _kill_remains(record)
+
+
 def birth_s(pid_file: Path) -> float | None:
     """Return when the living process of a pid file began (seconds of the epoch), else None."""
     record = _living(pid_file)

@@ -22,7 +22,7 @@ from marketlake.clock import monotonic_s, sleep_s
 from marketlake.errors import ConfigError
 from marketlake.services.platform.market import market_of
 from marketlake.services.platform.ports import free_ports, is_free
-from marketlake.services.platform.process import living_pid, write_private
+from marketlake.services.platform.process import end_remains, living_pid, write_private
 from marketlake.settings import Settings, load_settings
 
 _PORT_OWNERS = {
@@ -89,6 +89,8 @@ def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
     if os.geteuid() == 0:
         home.chmod(home.stat().st_mode | 0o011)  # Postgres's user passes through it
     settings = load_settings(home)
+    for pid_file in (home / "run").glob("*.json"):
+        end_remains(pid_file)
     known = _known(settings.runtime_env)
     chosen = market_of(settings, known) | _secrets(settings)
     chosen |= _addresses(settings, known, usual_ports=usual_ports)
