@@ -31,7 +31,7 @@ from marketlake.types import Partition, RunIdentity
 FIRST, SECOND = date(2022, 12, 21), date(2022, 12, 22)
 THROUGH = date(2022, 12, 20)
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
