@@ -122,9 +122,9 @@ def install(scratch_root: Path) -> Iterator[Callable[..., Installation]]:
     """Yield a maker of installations; all are stopped at the end, and none may leave a process."""
     made: list[Installation] = []
 
-    def make(name: str, **market: str) -> Installation:
+    def make(folder: str, /, **market: str) -> Installation:
         names = {f"MARKETLAKE_MARKET__{key.upper()}": value for key, value in market.items()}
-        one = Installation(scratch_root / name, tuple(names.items()))
+        one = Installation(scratch_root / folder, tuple(names.items()))
         made.append(one)
         return one
 

@@ -103,9 +103,3 @@ def test_a_live_market_gets_exactly_one_run_for_its_newest_closed_session(
             assert [(run["run_type"], run["partition_key"]) for run in runs] == [
                 ("scheduled", newest.isoformat())
             ]
-            live.must("run")
-            assert live.progress(api, newest).is_complete
-            scheduled = [
-                run for run in api.runs("ingest_market_data") if run["run_type"] == "scheduled"
-            ]
-            assert len(scheduled) == 1
