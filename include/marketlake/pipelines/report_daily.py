@@ -41,12 +41,18 @@ def publish(ctx: RunContext, session: date) -> list[ArtifactRef]:
     partition = Partition.of_session(session)
     inputs = [ctx.lake.ref(contract, partition) for contract in _INPUTS]
     read = {ref.contract: ctx.lake.read_ref(ref) for ref in inputs}
+    # What the curve was read from goes into the manifest only: the same prices may lie in other
+    # objects tomorrow (a year compacted, a session reprocessed), and the page must not change.
     returns, behind = _book_returns(ctx, session)
-    inputs += behind
     document = _document(read, returns, inputs, session=session)
     page = daily_page.render(document)
     ref = ctx.publish(
-        OUT_REPORTS_DAILY, partition, document, sessions=[session], parents=inputs, export=page
+        OUT_REPORTS_DAILY,
+        partition,
+        document,
+        sessions=[session],
+        parents=[*inputs, *behind],
+        export=page,
     )
     return [ref]
 
