@@ -17,7 +17,7 @@ from marketlake.services.platform.process import (
     Program,
     Supervised,
     birth_s,
-    living_pid,
+    living_or_ended,
     run_to_end,
     write_private,
 )
@@ -202,7 +202,7 @@ def test_a_pid_file_whose_number_was_given_to_another_process_is_not_believed(
     supervised = make(SLEEPER, says="awake")
     assert supervised.pid is None
     assert not supervised.stop()
-    assert living_pid(tmp_path / "run" / "program.json") is None
+    assert not living_or_ended(tmp_path / "run" / "program.json")
 
 
 def test_a_step_of_the_system_clock_loses_no_process(make: Make) -> None:

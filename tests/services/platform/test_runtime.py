@@ -11,10 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from marketlake.clock import sleep_s
 from marketlake.errors import ConfigError
 from marketlake.services.platform.environment import component_environment
-from marketlake.services.platform.ports import free_ports, is_free
+from marketlake.services.platform.ports import INTERNAL_PORTS, KNOWN_PORTS, free_ports, is_free
 from marketlake.services.platform.process import Program, Supervised
 from marketlake.services.platform.runtime import alone, prepare
 from marketlake.settings import Settings, load_settings
@@ -116,9 +115,7 @@ def test_a_port_held_by_the_children_of_a_killed_component_is_kept(tmp_path: Pat
     server = Supervised(program, run_dir=tmp_path / "run", log_dir=tmp_path / "logs")
     try:
         server.start()
-        os.kill(server.pid or 0, signal.SIGKILL)
-        while server.pid is not None:
-            sleep_s(0.01)
+        os.kill(server.pid or 0, signal.SIGKILL)  # no wait: it may be dead, or just about to be
         assert not is_free(port)
         assert prepare(tmp_path, usual_ports=False).airflow.base_url == settings.airflow.base_url
     finally:
@@ -144,6 +141,17 @@ def test_live_mode_has_no_sandbox_on_its_way_out(
 def test_free_ports_are_distinct() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
+    assert set(ports) <= set(KNOWN_PORTS)
+    assert not set(KNOWN_PORTS) & set(INTERNAL_PORTS)
+
+
+def test_too_few_free_ports_are_told(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with socket.socket() as rival:
+        rival.bind(("127.0.0.1", port))
+        rival.listen()
+        with pytest.raises(ConfigError, match=r"1 free ports from .*was 0"):
+            free_ports(1, range(port, port + 1))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,22 @@
-"""Free TCP ports on the loopback interface."""
+"""Free TCP ports on the loopback interface.
+
+All ranges lie below the one the kernel usually takes for outgoing connections (32768 up): inside
+that, a client that asks for a dead server again and again sooner or later connects to itself, and
+holds the port against the server's return.
+"""
 
 from __future__ import annotations
 
+import random
 import socket
-from contextlib import ExitStack
+
+from marketlake.errors import ConfigError
+
+KNOWN_PORTS = range(22_000, 27_000)
+"""Where ports come from that other programs are told of; no usual port lies in it."""
+
+INTERNAL_PORTS = range(27_000, 32_768)
+"""Where ports come from that one program keeps to itself and chooses at each start."""
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -17,12 +30,25 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return distinct ports that nothing listens on; all are held until the last is found."""
-    with ExitStack() as held:
-        ports = []
-        for _ in range(count):
-            probe = held.enter_context(socket.socket())
-            probe.bind((host, 0))
-            ports.append(int(probe.getsockname()[1]))
-        return ports
+def free_ports(count: int, among: range = KNOWN_PORTS, host: str = "127.0.0.1") -> list[int]:
+    """Return distinct ports that nothing is bound to, taken at random.
+
+    Raises
+    ------
+    ConfigError
+        When the range has not enough of them.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(among, len(among)):
+        if len(found) == count:
+            break
+        if is_free(port, host):
+            found.append(port)
+    if len(found) < count:
+        raise ConfigError(
+            expected=f"{count} free ports from {among.start} to {among.stop - 1}",
+            was=f"{len(found)}",
+            where=host,
+            todo="end what listens there, or set the ports yourself (docs/settings.md)",
+        )
+    return found

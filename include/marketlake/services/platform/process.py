@@ -281,17 +281,19 @@ def write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def living_pid(pid_file: Path) -> int | None:
-    """Return the process id in a pid file when that very process is alive, else None."""
-    record = _living(pid_file)
-    return None if record is None else record.pid
+def living_or_ended(pid_file: Path) -> bool:
+    """Return whether the program of a pid file is alive; if not, kill what it left behind.
 
-
-def end_remains(pid_file: Path) -> None:
-    """Kill what a program that died left behind: its children may still hold its port."""
+    Its children may still hold its port. Both in one look: a program that dies in between is
+    still one whose remains its own start will end.
+    """
     record = _read_record(pid_file)
-    if record is not None and not _is_alive(record):
-        _kill_remains(record)
+    if record is None:
+        return False
+    if _is_alive(record):
+        return True
+    _kill_remains(record)
+    return False
 
 
 def birth_s(pid_file: Path) -> float | None:

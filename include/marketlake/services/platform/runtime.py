@@ -11,7 +11,7 @@ import base64
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from marketlake.clock import monotonic_s, sleep_s
 from marketlake.errors import ConfigError
 from marketlake.services.platform.market import market_of
 from marketlake.services.platform.ports import free_ports, is_free
-from marketlake.services.platform.process import end_remains, living_pid, write_private
+from marketlake.services.platform.process import living_or_ended, write_private
 from marketlake.settings import Settings, load_settings
 
 _PORT_OWNERS = {
@@ -89,11 +89,10 @@ def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
     if os.geteuid() == 0:
         home.chmod(home.stat().st_mode | 0o011)  # Postgres's user passes through it
     settings = load_settings(home)
-    for pid_file in (home / "run").glob("*.json"):
-        end_remains(pid_file)
+    living = {path.stem for path in (home / "run").glob("*.json") if living_or_ended(path)}
     known = _known(settings.runtime_env)
     chosen = market_of(settings, known) | _secrets(settings)
-    chosen |= _addresses(settings, known, usual_ports=usual_ports)
+    chosen |= _addresses(settings, known, living, usual_ports=usual_ports)
     kept = {name: value for name, value in known.items() if name not in _EGRESS}
     values = kept | chosen | _sandbox_egress(settings, kept | chosen)
     text = "".join(f"{name}='{_quoted(value)}'\n" for name, value in sorted(values.items()))
@@ -137,7 +136,7 @@ def _fernet_key() -> str:
 
 
 def _addresses(
-    settings: Settings, known: Mapping[str, str], *, usual_ports: bool
+    settings: Settings, known: Mapping[str, str], living: Set[str], *, usual_ports: bool
 ) -> dict[str, str]:
     current = {
         "MARKETLAKE_LAKE__ENDPOINT_URL": urlsplit(settings.lake.endpoint_url).port or 0,
@@ -153,7 +152,7 @@ def _addresses(
     for name, port in current.items():
         if name in os.environ:
             continue  # a person's choice stands
-        ours = living_pid(settings.home / "run" / f"{_PORT_OWNERS[name]}.json") is not None
+        ours = _PORT_OWNERS[name] in living
         first_choice = usual_ports or name in known
         if not (ours and name in known) and not (first_choice and is_free(port)):
             port = next(spare)

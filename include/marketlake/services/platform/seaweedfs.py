@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from marketlake.errors import ConfigError
-from marketlake.services.platform.ports import free_ports
+from marketlake.services.platform.ports import INTERNAL_PORTS, free_ports
 from marketlake.services.platform.probes import http_probe
 from marketlake.services.platform.process import Program, Started, Supervised
 from marketlake.settings import LakeSettings
@@ -47,7 +47,7 @@ class SeaweedFS:
         address = urlsplit(settings.endpoint_url)
         host = address.hostname or "127.0.0.1"
         public = (f"-ip={host}", f"-ip.bind={host}", f"-s3.port={address.port}")
-        numbers = zip(_INTERNAL, free_ports(len(_INTERNAL)), strict=True)
+        numbers = zip(_INTERNAL, free_ports(len(_INTERNAL), INTERNAL_PORTS), strict=True)
         internal = tuple(f"-{name}={port}" for name, port in numbers)
         access_key = settings.access_key.get_secret_value()
         self.process = Supervised(
