@@ -13,6 +13,7 @@ import psutil
 import pytest
 from marketlake.clock import monotonic_s, sleep_s
 from marketlake.errors import ConfigError, SourceUnavailable, Timeout
+from marketlake.services.platform.ports import free_ports, is_free
 from marketlake.services.platform.process import (
     Program,
     Supervised,
@@ -38,6 +39,16 @@ SPEAKER = (
     "import time; print('awake', flush=True); time.sleep(1); "
     "print('again', flush=True); time.sleep(600)"
 )
+LISTENER = """
+import socket, threading, time
+server = socket.create_server(("127.0.0.1", {port}))
+for _ in range(200):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+held = bytearray(400_000_000)
+held[::4096] = bytes(len(held[::4096]))  # every page of it is to be given back
+print("listens", flush=True)
+time.sleep(600)
+"""
 
 Make = Callable[..., Supervised]
 
@@ -203,6 +214,18 @@ def test_a_pid_file_whose_number_was_given_to_another_process_is_not_believed(
     assert supervised.pid is None
     assert not supervised.stop()
     assert not living_or_ended(tmp_path / "run" / "program.json")
+
+
+def test_a_killed_program_is_alive_until_it_lets_its_port_go(make: Make) -> None:
+    for _ in range(5):
+        (port,) = free_ports(1)
+        listener = make(LISTENER.format(port=port), says="listens")
+        listener.start()
+        listener.log_path.write_text("")
+        os.kill(leader_of(listener), signal.SIGKILL)
+        while living_or_ended(listener.pid_file):
+            pass
+        assert is_free(port)
 
 
 def test_a_step_of_the_system_clock_loses_no_process(make: Make) -> None:

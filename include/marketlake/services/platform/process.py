@@ -331,16 +331,18 @@ def _read_record(pid_file: Path) -> _Record | None:
 
 
 def _identity(pid: int) -> str | None:
-    """Return what tells a process from every other with its number; None for a zombie.
+    """Return what tells a process from every other with its number; None for a dead one.
 
     The boot and the ticks from it to the start: seconds of the epoch move with the system clock.
+    A killed process shows as a zombie while its last threads still end, and hold its ports.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, *numbers = text.rpartition(")")[2].split()  # fields 3, 4, ...: see proc(5)
-    return None if state in "ZX" else f"{_BOOT_ID.read_text().strip()} {numbers[18]}"
+    is_dead = state in "ZX" and int(numbers[16]) <= 1  # num_threads counts the zombie itself
+    return None if is_dead else f"{_BOOT_ID.read_text().strip()} {numbers[18]}"
 
 
 def _kill_remains(record: _Record) -> None:
