@@ -6,7 +6,7 @@ what an artifact looks like (``contracts``).
 
 Layout: ``{layer}/{contract}/session=YYYY-MM-DD/part.parquet`` (or ``part.json``) with a
 ``manifest.json`` beside it; ``year=YYYY`` likewise for compacted history. Staged parts live under
-``_staging/``, publications under way under ``_publishing/``.
+``_staging/``, publications under way under ``_publishing/``, archive copies under ``archive/``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,11 +43,13 @@ from marketlake.storage.canonical import (
     sha256_hex,
     table_rows,
 )
+from marketlake.storage.lifecycle import archived_by, ensure_lifecycle
 from marketlake.storage.manifest import Manifest, Published
 from marketlake.storage.objects import CONNECTIONS, Listed, ObjectStore
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
 _MANIFEST = "manifest.json"
+_ARCHIVE = "archive/"
 _WORM_RETENTION_DAYS = 1
 _CACHED_TABLE_BYTES = 128 * 1024 * 1024
 _CACHED_MANIFESTS = 20_000
@@ -67,6 +70,7 @@ class Lake:
 
     def __init__(self, settings: LakeSettings) -> None:
         self.bucket = settings.bucket
+        self._settings = settings
         self._worm_bucket = settings.worm_bucket
         self._store = ObjectStore(settings)
         self._tables = _TableCache(_CACHED_TABLE_BYTES)
@@ -74,8 +78,12 @@ class Lake:
         self._published_lock = threading.Lock()
 
     def ensure_buckets(self) -> None:
-        """Create the versioned lake bucket and the locked bucket for records that must stay."""
+        """Create the versioned lake bucket and the locked bucket for records that must stay.
+
+        The lake bucket gets its lifecycle rules too; what is there already is left alone.
+        """
         self._store.ensure_versioned_bucket(self.bucket)
+        ensure_lifecycle(self._store, self._settings)
         self._store.ensure_locked_bucket(self._worm_bucket, retention_days=_WORM_RETENTION_DAYS)
 
     def write(
@@ -270,6 +278,31 @@ class Lake:
             version_id=version_id,
         )
 
+    def archived_by(self) -> Literal["transition", "copy", "nothing"]:
+        """Return how old raw artifacts are archived in this bucket."""
+        return archived_by(self._store, self._settings)
+
+    def archive(self, manifest: Manifest) -> ArtifactRef | None:
+        """Copy a published partition below ``archive/``, its hash checked; None if it is there.
+
+        The original stays, and readers keep reading it. The copy's manifest comes last, so a copy
+        that has one is whole.
+        """
+        key = f"{manifest.data_key.rpartition('/')[0]}/{_MANIFEST}"
+        body = manifest.to_json()
+        try:
+            if self._store.get(self.bucket, _ARCHIVE + key).body == body:
+                return None
+        except NotFound:
+            pass
+        to = _ARCHIVE + manifest.data_key
+        version_id = self._store.copy(self.bucket, manifest.data_key, manifest.version_id, to=to)
+        self._verified(to, version_id=version_id, sha256=manifest.sha256)
+        self._put(_ARCHIVE + key, body)
+        return replace(
+            manifest.ref(self.bucket), uri=f"s3://{self.bucket}/{to}", version_id=version_id
+        )
+
     def get_bytes(self, key: str, *, version_id: str | None = None) -> bytes:
         """Return an object of the lake bucket, or one version of it; NotFound if there is none."""
         return self._store.get(self.bucket, key, version_id=version_id).body
@@ -306,14 +339,19 @@ class Lake:
         return Manifest.from_json(stored.body, where=key), stored.version_id
 
     def _still_there(self, before: Manifest | None, data_key: str, sha256: str) -> str | None:
-        """Return the published version when it holds the same content, and really does."""
+        """Return the published version when it holds the same content, and really does.
+
+        It must be the newest one: after a publication that stopped half-way it is not, and the
+        store would one day expire it as superseded.
+        """
         if before is None or (before.data_key, before.sha256) != (data_key, sha256):
             return None
         try:
-            self._verified(data_key, version_id=before.version_id, sha256=sha256)
-        except (NotFound, BadPayload):
+            newest = self._store.get(self.bucket, data_key)
+        except NotFound:
             return None
-        return before.version_id
+        kept = newest.version_id == before.version_id and sha256_hex(newest.body) == sha256
+        return before.version_id if kept else None
 
     def _verified(self, key: str, *, version_id: str, sha256: str) -> bytes:
         body = self._store.get(self.bucket, key, version_id=version_id).body

@@ -6,7 +6,8 @@ keys and bytes mean (``lake``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,27 @@ _REFUSED = {
     "AuthorizationHeaderMalformed",
     "403",
 }
+
+
+# A storage class or a kind of rule that this store does not have.
+_UNKNOWN_TO_THE_STORE = {"NotImplemented", "InvalidStorageClass", "501"}
+
+
+_SESSION = boto3.session.Session()
+_SESSION_LOCK = threading.Lock()  # a session may not make two clients at once
+
+
+def _make_client(**chosen: Any) -> Any:
+    with _SESSION_LOCK:
+        return _SESSION.client("s3", **chosen)
+
+
+def read_descriptions() -> None:
+    """Let the session read what S3 is, which forked processes then inherit (0.1 CPU-s and more).
+
+    Nothing is connected to: every process makes clients of its own.
+    """
+    _make_client(region_name="us-east-1", aws_access_key_id="", aws_secret_access_key="")
 
 
 @dataclass(frozen=True)
@@ -145,10 +167,34 @@ class ObjectStore:
                 },
             )
 
+    def lifecycle(self, bucket: str) -> Sequence[dict[str, Any]]:
+        """Return the bucket's lifecycle rules, none if it never had any."""
+        with self._named_errors(f"lifecycle of bucket {bucket}"):
+            try:
+                answer = self._client.get_bucket_lifecycle_configuration(Bucket=bucket)
+            except ClientError as error:
+                if _code(error) == "NoSuchLifecycleConfiguration":
+                    return ()
+                raise
+        rules: Sequence[dict[str, Any]] = answer["Rules"]
+        return rules
+
+    def set_lifecycle(self, bucket: str, rules: Sequence[Mapping[str, Any]]) -> bool:
+        """Replace the bucket's lifecycle rules; return False where the store knows not all."""
+        with self._named_errors(f"lifecycle of bucket {bucket}"):
+            try:
+                self._client.put_bucket_lifecycle_configuration(
+                    Bucket=bucket, LifecycleConfiguration={"Rules": list(rules)}
+                )
+            except ClientError as error:
+                if _code(error) in _UNKNOWN_TO_THE_STORE:
+                    return False
+                raise
+        return True
+
     @cached_property
     def _client(self) -> Any:
-        return boto3.session.Session().client(
-            "s3",
+        return _make_client(
             endpoint_url=self._settings.endpoint_url,
             region_name=self._settings.region,
             aws_access_key_id=self._settings.access_key.get_secret_value(),
@@ -216,7 +262,7 @@ class ObjectStore:
         try:
             self._client.head_bucket(Bucket=bucket)
         except ClientError as error:
-            if str(error.response.get("Error", {}).get("Code")) in {*_ABSENT, "NoSuchBucket"}:
+            if _code(error) in {*_ABSENT, "NoSuchBucket"}:
                 return False
             raise
         return True
@@ -225,8 +271,7 @@ class ObjectStore:
         try:
             self._client.get_object_lock_configuration(Bucket=bucket)
         except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code"))
-            if code not in {"ObjectLockConfigurationNotFoundError", *_ABSENT}:
+            if _code(error) not in {"ObjectLockConfigurationNotFoundError", *_ABSENT}:
                 raise
             raise ConfigError(
                 expected="a bucket with an object lock",
@@ -267,6 +312,10 @@ class ObjectStore:
             where=f"{where} at {self._settings.endpoint_url}",
             todo=todo,
         )
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _error_text(body: bytes, name: str) -> str:
