@@ -13,6 +13,7 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -24,6 +25,9 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 RESOURCES = Path(__file__).resolve().parent / "resources"
 
 _PACKAGED_LAST_SESSION = date(2022, 12, 28)
+_HTTP_URL = r"^https?://[^\s/]+"
+_PROXY_URL = r"^(https?|socks[45][ah]?)://[^\s/]+"
+_BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 
 class _Section(BaseModel):
@@ -51,15 +55,29 @@ class MarketSettings(_Section):
 
 
 class LakeSettings(_Section):
-    """The S3 store. Any S3 will do; the embedded one is SeaweedFS."""
+    """The S3 store. Any S3 will do; the embedded one is SeaweedFS.
 
-    endpoint_url: str = "http://127.0.0.1:19330"
+    The bucket keeps a replaced version ``superseded_days`` long: ledger and manifests name
+    versions, and somebody may ask years later why a thing was traded. The default is seven years,
+    the longest that US (six) and EU (five, seven on request) record keeping asks of a broker. What
+    tasks hand to each other is gone after ``unfinished_days``: later, clear a whole run. Raw
+    answers of sessions older than ``archive_raw_after_days`` (0: never) go to
+    ``archive_storage_class`` where the store can move them; elsewhere ``archive_lake`` copies them
+    below ``archive/``. Reads need no waiting for ``GLACIER_IR``; for ``GLACIER`` an old answer must
+    be restored first.
+    """
+
+    endpoint_url: str = Field(default="http://127.0.0.1:19330", pattern=_HTTP_URL)
     region: str = "us-east-1"
-    bucket: str = "lake"
-    worm_bucket: str = "worm"
+    bucket: str = Field(default="lake", pattern=_BUCKET)
+    worm_bucket: str = Field(default="worm", pattern=_BUCKET)
     access_key: SecretStr = SecretStr("")
     secret_key: SecretStr = SecretStr("")
-    timeout_s: float = 20.0
+    timeout_s: float = Field(default=20.0, gt=0)
+    unfinished_days: int = Field(default=7, ge=1)
+    superseded_days: int = Field(default=2557, ge=1)
+    archive_raw_after_days: int = Field(default=365, ge=0)
+    archive_storage_class: str = "GLACIER_IR"
 
 
 class PostgresSettings(_Section):
@@ -72,8 +90,8 @@ class PostgresSettings(_Section):
     warehouse_db: str = "warehouse"
     ledger_db: str = "ledger"
     airflow_db: str = "airflow"
-    connect_timeout_s: int = 10
-    statement_timeout_s: int = 120
+    connect_timeout_s: int = Field(default=10, ge=1)
+    statement_timeout_s: int = Field(default=120, ge=1)
     bin_dir: Path | None = None
 
     def conninfo(self, database: str) -> str:
@@ -92,12 +110,25 @@ class PostgresSettings(_Section):
 
 
 class LedgerSettings(_Section):
-    """Where the one appender listens."""
+    """Where the one appender is. It listens on ``host``, or on ``bind_host`` where that is set."""
 
     host: str = "127.0.0.1"
+    bind_host: str | None = None
     port: int = 19450
     token: SecretStr = SecretStr("")
-    timeout_s: float = 20.0
+    timeout_s: float = Field(default=20.0, gt=0)
+
+
+class LineageSettings(_Section):
+    """What is told to OpenLineage. Every task's events go to ``lineage/`` in the lake; with
+    ``url`` (the part before ``/api/v1/lineage``) also to that backend, ``api_key`` as its bearer
+    token. A task waits for the backend no longer than ``timeout_s``, and never fails for it.
+    """
+
+    namespace: str = Field(default="marketlake", min_length=1)
+    url: str | None = Field(default=None, pattern=_HTTP_URL)
+    api_key: SecretStr | None = None
+    timeout_s: float = Field(default=2.0, gt=0)
 
 
 class EgressSettings(_Section):
@@ -105,7 +136,7 @@ class EgressSettings(_Section):
     call is made for, which is how the vendor sandbox knows the market clock of a backfill.
     """
 
-    proxy_url: str | None = None
+    proxy_url: str | None = Field(default=None, pattern=_PROXY_URL)
     ca_bundle: Path | None = None
 
     def proxy_for(self, session: date) -> str | None:
@@ -118,15 +149,16 @@ class EgressSettings(_Section):
 class YahooSettings(_Section):
     """Bounds on calls to Yahoo Finance."""
 
-    timeout_s: float = 10.0
+    timeout_s: float = Field(default=10.0, gt=0)
     batch_symbols: int = Field(default=8, ge=1)
     lag_minutes: int = Field(default=15, ge=0)
 
 
 class SandboxSettings(_Section):
-    """The vendor sandbox process."""
+    """The vendor sandbox. It listens on ``host``, or on ``bind_host`` where that is set."""
 
     host: str = "127.0.0.1"
+    bind_host: str | None = None
     http_port: int = 21000
     tls_port: int = 21443
     proxy_port: int = 21080
@@ -140,8 +172,8 @@ class GateSettings(_Section):
     """Limits of the quality gates."""
 
     max_quarantined_fraction: float = Field(default=0.25, gt=0, le=1)
-    spike_warning_pct: float = 10.0
-    discrepancy_pct: float = 0.5
+    spike_warning_pct: float = Field(default=10.0, gt=0)
+    discrepancy_pct: float = Field(default=0.5, ge=0)
 
 
 class ModelSettings(_Section):
@@ -162,14 +194,51 @@ class RiskSettings(_Section):
 
 
 class AirflowSettings(_Section):
-    """How the command line reaches Airflow."""
+    """How Airflow is reached, and what runs its tasks.
+
+    Tasks and commands use ``base_url``, browsers ``public_url`` where that is set. The ``celery``
+    executor has ``workers`` processes that each run ``worker_tasks`` tasks at once; they get them
+    from the broker at ``broker_url``, whose ``broker_password`` is a setting of its own.
+    """
 
     base_url: str = "http://127.0.0.1:19080"
+    public_url: str | None = None
+    bind_host: str | None = None
+    executor: Literal["local", "celery"] = "local"
+    workers: int = Field(default=2, ge=1)
+    worker_tasks: int = Field(default=2, ge=1)
+    broker_url: str = "redis://127.0.0.1:19379/0"
+    broker_password: SecretStr = SecretStr("")
     user: str = "admin"
     password: SecretStr = SecretStr("")
     jwt_secret: SecretStr = SecretStr("")
     fernet_key: SecretStr = SecretStr("")
-    timeout_s: float = 20.0
+    timeout_s: float = Field(default=20.0, gt=0)
+
+    def broker(self) -> str:
+        """Return the broker's URL with its password, so never log it."""
+        password = quote(self.broker_password.get_secret_value(), safe="")
+        if not password:
+            return self.broker_url
+        address = urlsplit(self.broker_url)
+        user, _, place = address.netloc.rpartition("@")
+        return address._replace(netloc=f"{user}:{password}@{place}").geturl()
+
+
+class NotifySettings(_Section):
+    """Who is told of failures: Apprise URLs, separated by spaces or commas. A task waits no
+    longer than ``timeout_s`` for all of them together, and never fails for it.
+    """
+
+    urls: SecretStr | None = None
+    timeout_s: float = Field(default=10.0, gt=0)
+    minimum_severity: Literal["info", "warning", "failure"] = "warning"
+
+
+class DeadlineSettings(_Section):
+    """When the report of a scheduled session is late: so long after the session was due."""
+
+    minutes: int = Field(default=60, ge=0)
 
 
 class Settings(BaseSettings):
@@ -190,6 +259,7 @@ class Settings(BaseSettings):
     lake: LakeSettings = LakeSettings()
     postgres: PostgresSettings = PostgresSettings()
     ledger: LedgerSettings = LedgerSettings()
+    lineage: LineageSettings = LineageSettings()
     egress: EgressSettings = EgressSettings()
     yahoo: YahooSettings = YahooSettings()
     sandbox: SandboxSettings = SandboxSettings()
@@ -197,6 +267,8 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     risk: RiskSettings = RiskSettings()
     airflow: AirflowSettings = AirflowSettings()
+    notify: NotifySettings = NotifySettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
 
     @model_validator(mode="before")
     @classmethod

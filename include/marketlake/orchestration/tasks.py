@@ -89,8 +89,10 @@ def run_step(function: Callable[..., Any], /, *, as_of: date | None = None, **kw
     """Run one pipeline step for this task's session (or ``as_of``); return its result as JSON.
 
     References in ``kwargs`` arrive as JSON and are rebuilt; references in the result are flattened.
-    The ledger hears that the task started, and how it ended.
+    The ledger hears that the task started, and how it ended; so does OpenLineage, once the
+    session is known.
     """
+    from marketlake.orchestration.lineage_events import TaskLineage
     from marketlake.pipelines.context import open_context
 
     context = get_current_context()
@@ -100,7 +102,9 @@ def run_step(function: Callable[..., Any], /, *, as_of: date | None = None, **kw
         _Recorded(step.ledger, step=f"{function.__module__}.{function.__qualname__}"),
     ):
         session = as_of or session_of(context)
-        result = function(step, session, **{name: from_json(kwargs[name]) for name in kwargs})
+        # Inside the record: a task whose COMPLETE the lake did not take has failed.
+        with TaskLineage(step, session):
+            result = function(step, session, **{name: from_json(kwargs[name]) for name in kwargs})
     return to_json(result)
 
 

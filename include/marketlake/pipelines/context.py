@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -27,13 +27,25 @@ from marketlake.contracts.catalog import (
     CORE_REFERENCE_UNIVERSE_MEMBER,
 )
 from marketlake.errors import ContractViolation
-from marketlake.settings import PROJECT_ROOT, Settings
+from marketlake.settings import PROJECT_ROOT, LakeSettings, PostgresSettings, Settings
 from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient, LedgerWriter
-from marketlake.storage.warehouse import Warehouse
+from marketlake.storage.warehouse import Loaded, Warehouse
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
 Content: TypeAlias = "pa.Table | pl.DataFrame | Mapping[str, Any]"
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a run really read, wrote (published or staged) and loaded: what its lineage says.
+
+    ``loaded`` is by contract: how many rows went into the warehouse.
+    """
+
+    read: set[ArtifactRef] = field(default_factory=set)
+    written: set[ArtifactRef] = field(default_factory=set)
+    loaded: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,7 @@ class RunContext:
     warehouse: Warehouse
     calendar: Calendar
     code_version: str
+    touched: Touched
 
     def publish(
         self,
@@ -77,6 +90,8 @@ class RunContext:
             export=export,
         )
         self.ledger.record("published", code_version=self.code_version, **ref.as_json())
+        self.touched.read.update(parents)
+        self.touched.written.add(ref)
         return ref
 
     def stage(
@@ -87,13 +102,15 @@ class RunContext:
         content: Content,
     ) -> ArtifactRef:
         """Keep an intermediate result for a later step of the same run; readers never see it."""
-        return self.lake.stage(
+        ref = self.lake.stage(
             contract,
             partition,
             part,
             as_content(content),
             run=self.run,
         )
+        self.touched.written.add(ref)
+        return ref
 
     def record_calculation(
         self,
@@ -171,6 +188,33 @@ class RunContext:
         return pl.concat(parts)
 
 
+class _NotingLake(Lake):
+    """A lake that notes every artifact that is read from it, whichever way a step reads."""
+
+    def __init__(self, settings: LakeSettings, touched: Touched) -> None:
+        super().__init__(settings)
+        self._touched = touched
+
+    def read_ref(self, ref: ArtifactRef) -> pa.Table | dict[str, Any]:
+        content = super().read_ref(ref)  # reads by session end here too
+        self._touched.read.add(ref)
+        return content
+
+
+class _NotingWarehouse(Warehouse):
+    """A warehouse that notes what is loaded into it."""
+
+    def __init__(self, settings: PostgresSettings, touched: Touched) -> None:
+        super().__init__(settings)
+        self._touched = touched
+
+    def load(self, contract: Contract, table: pa.Table, *, sessions: Sequence[date]) -> Loaded:
+        loaded = super().load(contract, table, sessions=sessions)
+        before = self._touched.loaded.get(contract.name, 0)
+        self._touched.loaded[contract.name] = before + loaded.inserted
+        return loaded
+
+
 def _wrong_form(ref: ArtifactRef, *, expected: str, was: str) -> ContractViolation:
     return ContractViolation(
         expected=expected,
@@ -214,12 +258,14 @@ def open_context(settings: Settings, run: RunIdentity) -> Iterator[RunContext]:
     """Connect a run to the stores. A ledger that does not answer stops the run here."""
     client = LedgerClient(settings.ledger)
     client.ping()
+    touched = Touched()
     yield RunContext(
         settings=settings,
         run=run,
-        lake=Lake(settings.lake),
+        lake=_NotingLake(settings.lake, touched),
         ledger=LedgerWriter(client, run),
-        warehouse=Warehouse(settings.postgres),
+        warehouse=_NotingWarehouse(settings.postgres, touched),
         calendar=Calendar.of(settings.market.calendar),
         code_version=settings.code_version or measure_code_version(),
+        touched=touched,
     )
