@@ -97,5 +97,9 @@ class LookaheadError(Terminal):
     """A computation asked for something that was not known at its session."""
 
 
+class DeadlineMissed(Terminal):
+    """A session's report was not there when it should have been."""
+
+
 class ConfigError(Terminal):
     """A setting, a parameter or a missing preparation; the message names the command to run."""

@@ -14,6 +14,7 @@ from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryR
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 from marketlake import errors
+from marketlake.orchestration.notifications import send_waiting, tell_failure
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,6 +30,7 @@ _FAILS: list[tuple[type[errors.Terminal], str]] = [
     (errors.Stale, "the vendor repeats an earlier answer"),
     (errors.ContractViolation, "what was computed breaks its contract: a retry computes the same"),
     (errors.LookaheadError, "the computation asked for the future: this is a bug, not weather"),
+    (errors.DeadlineMissed, "what was late stays late: the session itself goes on"),
     (errors.Terminal, "the same call would fail again"),
 ]  # fmt: skip
 
@@ -96,6 +98,8 @@ TASK_DEFAULTS: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=5),
     "retry_policy": RETRY_POLICY,
     "execution_timeout": timedelta(minutes=30),
+    "on_failure_callback": tell_failure,
+    "on_success_callback": send_waiting,
 }
 """Arguments of every task; a DAG adds its owner with :func:`task_defaults`."""
 
