@@ -11,7 +11,8 @@ from html import escape
 
 from marketlake.services.platform.following import DAILY_CHAIN
 
-ON_DEMAND = ("load_history", "train_models", "archive_lake")
+ON_DEMAND = ("load_history", "train_models", "archive_lake", "publish_docs")
+WATCHING = "check_deadlines: is the report there in time?"
 
 _SAYS = {
     "ingest_market_data": ("real vendor client,", "answers kept", "byte for byte"),
@@ -59,6 +60,7 @@ def draw() -> str:
     parts = [
         f'<rect class="page" width="{_WIDTH}" height="{_HEIGHT}" rx="10"/>',
         _text(_LEFT, 32, "name", "One exchange session, one run of every DAG"),
+        _text(_LEFT + 4 * (_BOX + _GAP), 32, "band", WATCHING),
         _text(
             _LEFT,
             52,
@@ -151,7 +153,7 @@ def _on_demand() -> str:
         + _lines(32, _STORE_TOP + 54, "says", ON_DEMAND)
         + _lines(
             32,
-            _STORE_TOP + 114,
+            _STORE_TOP + 130,
             "says",
             ("same vendor path,", "same gates, one", "manifest a year"),
         )

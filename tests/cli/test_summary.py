@@ -48,6 +48,7 @@ SUMMARY: dict[str, Any] = {
         {"session": "2022-12-23", "symbol": "KO", "story": "bar missing", "found_by": []},
     ],
     "ledger": {"ok": True, "size": 1234, "root_hash": "ab" * 32, "faults": []},
+    "keeping": "replaced versions stay at least 2,557 days",
     "ui": {
         "url": "http://127.0.0.1:19080",
         "user": "admin",
@@ -81,6 +82,9 @@ def _printed(summary: dict[str, Any]) -> str:
         "NOT FOUND",
         "verified: 1,234 entries, root abab",
         "http://127.0.0.1:19080  user admin",
+        "http://127.0.0.1:19080/marketlake/reports/",
+        "http://127.0.0.1:19080/marketlake/docs/dbt/",
+        "replaced versions stay at least 2,557 days",
         "bin/marketlake signals  ",
     ],
 )

@@ -22,11 +22,12 @@ CHAIN = [
     "assess_risk",
     "report_daily",
 ]
-ON_DEMAND = ["archive_lake", "load_history", "train_models"]
+WATCHING = ["check_deadlines"]
+ON_DEMAND = ["archive_lake", "load_history", "publish_docs", "train_models"]
 VENDOR_TASKS = [("ingest_market_data", "fetch"), ("load_history", "load_year")]
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-every_dag = pytest.mark.parametrize("dag_id", [*CHAIN, *ON_DEMAND])
+every_dag = pytest.mark.parametrize("dag_id", [*CHAIN, *WATCHING, *ON_DEMAND])
 
 
 def steps_called(path: Path) -> list[tuple[str, str, set[str]]]:
@@ -59,7 +60,7 @@ def imports_of(path: Path, *, top_level_only: bool) -> set[str]:
 def test_the_dags_are_the_ones_of_the_design_and_every_file_declares_its_own(parsed_files):
     declared = {name: list(parsed["dags"]) for name, parsed in parsed_files.items()}
 
-    assert declared == {f"{dag_id}.py": [dag_id] for dag_id in [*CHAIN, *ON_DEMAND]}
+    assert declared == {f"{dag_id}.py": [dag_id] for dag_id in [*CHAIN, *WATCHING, *ON_DEMAND]}
 
 
 @every_file
@@ -84,6 +85,7 @@ def test_a_dag_file_declares_and_does_not_compute(path):
     assert imports_of(path, top_level_only=True) <= {
         "airflow.sdk",
         "marketlake.orchestration.assets",
+        "marketlake.orchestration.deadlines",
         "marketlake.orchestration.retries",
         "marketlake.orchestration.style",
         "marketlake.orchestration.tasks",
@@ -232,3 +234,12 @@ def test_an_on_demand_dag_takes_dates_emits_nothing_and_runs_alone(dags, dag_id)
         assert schema["description"]
     assert not any(task["outlets"] for task in dag["tasks"].values())
     assert dag["max_active_runs"] == 1
+
+
+@pytest.mark.parametrize("dag_id", WATCHING)
+def test_a_watching_dag_runs_once_a_session_later_than_the_chain_and_starts_nothing(dags, dag_id):
+    root, watching = dags[CHAIN[0]]["schedule"], dags[dag_id]["schedule"]
+
+    assert watching["timetable"] == root["timetable"]
+    assert watching["delay_minutes"] > root["delay_minutes"]
+    assert not any(task["outlets"] for task in dags[dag_id]["tasks"].values())

@@ -65,6 +65,10 @@ def test_the_summary_tells_what_was_published_and_what_may_be_trusted(
         {"session": "2022-12-23", "verdict": "passed", "rows_in": 21, "rows_quarantined": 1}
     ]
     assert {item["sha256"] for item in summary["artifacts"]} == {ref.sha256 for ref in day.values()}
+    assert summary["keeping"] == (
+        "replaced versions stay at least 2,557 days; raw answers of sessions older than 365 days "
+        "are copied below archive/ by archive_lake (this store moves none)"
+    )
     assert summary["ledger"]["ok"] is True
     assert summary["ledger"]["size"] >= len(day)
     assert [(run["dag_id"], run["seconds"]) for run in summary["runs"]] == [

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _UNITS = {"_pct": " %", "_usd": " USD"}
+_PAGES = {
+    "daily report": "/marketlake/reports/",
+    "data quality": "/marketlake/docs/quality/",
+    "warehouse docs": "/marketlake/docs/dbt/",
+}
 
 
 def print_summary(settings: Settings, seconds: float) -> None:
@@ -48,6 +53,7 @@ def render(summary: Mapping[str, Any], *, login: str) -> Group:
         ("Gates", _gates(summary["gates"])),
         ("Faults planted in the vendor's data", _faults(summary["planted_faults"])),
         ("Ledger", _ledger(summary["ledger"])),
+        ("Kept", summary["keeping"]),
         ("Look", _look(summary, login)),
         ("What to try next", _try_next(summary["try_next"])),
     )
@@ -145,7 +151,9 @@ def _ledger(ledger: Mapping[str, Any]) -> str:
 def _look(summary: Mapping[str, Any], login: str) -> Table:
     table = _grid("", "")
     table.add_row("Airflow UI", f"{summary['ui']['url']}  {login}")
-    table.add_row("daily report", summary["ui"]["report_export"])
+    for name, place in _PAGES.items():
+        table.add_row(name, f"{summary['ui']['url']}{place}")
+    table.add_row("report file", summary["ui"]["report_export"])
     return table
 
 

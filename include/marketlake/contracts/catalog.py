@@ -517,6 +517,41 @@ OUT_REPORTS_DAILY = Contract(
     export=Export("reports/daily_report_{yyyymmdd}.html", "html"),
 )
 
+OUT_DOCS_DBT = Contract(
+    name="out_docs__dbt",
+    doc="dbt's documentation of the warehouse: models, columns, tests, lineage.",
+    grain="one document per newest built session",
+    owner="publish_docs",
+    form="json",
+    freshness="on demand",
+    fields=_document(
+        ("session", "newest session that the warehouse was built for"),
+        ("nodes", "number of models, tests, seeds and sources"),
+        ("relations", "tables and views that the warehouse has, each with its number of columns"),
+        ("engine", "name and version of what drew the page"),
+    ),
+    export=Export("docs/dbt_docs_{yyyymmdd}.html", "html"),
+)
+
+OUT_DOCS_QUALITY = Contract(
+    name="out_docs__quality",
+    doc="What the quality suites demand, and what the gates said about the newest sessions.",
+    grain="one document per newest gated session",
+    owner="publish_docs",
+    form="json",
+    freshness="on demand",
+    fields=_document(
+        ("session", "newest gated session on the page"),
+        ("suites", "number of checks per suite"),
+        (
+            "verdicts",
+            "one entry per gated artifact: verdict, rows, quarantined rows, failed checks",
+        ),
+        ("engine", "name and version of what drew the page"),
+    ),
+    export=Export("docs/data_docs_{yyyymmdd}.html", "html"),
+)
+
 CATALOG: tuple[Contract, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Contract)
 )

@@ -1,10 +1,10 @@
-"""Compact session objects into years, and verify the ledger end to end."""
+"""Compact session objects into years, archive old raw ones, verify the ledger end to end."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from marketlake.contracts import Contract
@@ -51,6 +51,38 @@ def compact(ctx: RunContext, through: date) -> list[ArtifactRef]:
                 )
             )
     return refs
+
+
+def archive_raw(ctx: RunContext, through: date) -> dict[str, Any]:
+    """Copy old raw artifacts below ``archive/`` where the store does not move them itself.
+
+    Old is counted from a partition's last session, so a copy is never later than the move would be,
+    which counts from the writing. The originals stay: the copy is for the operator to carry to
+    cheaper storage, or to keep when an expiry for ``raw/`` is set.
+    """
+    by = ctx.lake.archived_by()
+    if by != "copy":
+        return {"archived_by": by, "copied": 0}
+    days = ctx.settings.lake.archive_raw_after_days
+    oldest_kept = (through - timedelta(days=days)).isoformat()
+    copied = 0
+    for contract in CATALOG:
+        if contract.layer != "raw":
+            continue
+        for manifest in ctx.lake.manifests(contract):
+            if manifest.sessions[-1] >= oldest_kept:
+                continue
+            archived = ctx.lake.archive(manifest)
+            if archived is not None:
+                copied += 1
+                ctx.record_calculation(
+                    "archive_copy",
+                    inputs=[manifest.ref(ctx.lake.bucket)],
+                    outputs=[archived],
+                    uri=archived.uri,
+                    version_id=archived.version_id,
+                )
+    return {"archived_by": by, "copied": copied}
 
 
 def verify_ledger(ctx: RunContext, through: date) -> dict[str, Any]:

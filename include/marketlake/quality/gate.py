@@ -91,7 +91,7 @@ def judge(
             "rows_in": len(rows),
             "rows_quarantined": len(bad),
             "results": results,
-            "engine": _engine(),
+            "engine": engine(),
         },
     )
 
@@ -326,7 +326,8 @@ def _json_cell(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _engine() -> str:
+def engine() -> str:
+    """Return the name and version of the validating library."""
     import great_expectations
 
     return f"great_expectations {great_expectations.__version__}"

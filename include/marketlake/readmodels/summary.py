@@ -15,7 +15,8 @@ from marketlake.contracts.catalog import (
     OUT_REPORTS_DAILY,
     OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
 )
-from marketlake.errors import MissingPartition, SourceUnavailable
+from marketlake.errors import AuthFailed, MissingPartition, SourceUnavailable
+from marketlake.readmodels.keeping import keeping
 from marketlake.readmodels.published import artifacts, spec_coverage
 from marketlake.readmodels.signals import signals
 from marketlake.settings import SandboxSettings, Settings
@@ -74,15 +75,16 @@ def daily_summary(settings: Settings, *, runs: Sequence[Mapping[str, Any]]) -> d
         "signals": _top_signals(lake, newest),
         "risk": _book_risk(lake, newest),
         "gates": [_gate(lake, session) for session in told],
-        "planted_faults": _planted_faults(settings, lake, told),
+        "planted_faults": planted_faults(settings, lake, told),
         "ledger": {
             "ok": verification.ok,
             "size": verification.size,
             "root_hash": verification.root_hash,
             "faults": verification.faults,
         },
+        "keeping": keeping(settings.lake),
         "ui": {
-            "url": settings.airflow.base_url,
+            "url": settings.airflow.public_url or settings.airflow.base_url,
             "user": settings.airflow.user,
             "report_export": _report_uri(lake, newest),
         },
@@ -128,7 +130,7 @@ def _gate(lake: Lake, session: date) -> dict[str, Any]:
     }
 
 
-def _planted_faults(
+def planted_faults(
     settings: Settings, lake: Lake, sessions: Sequence[date]
 ) -> list[dict[str, Any]]:
     """Return each fault the sandbox planted in these sessions, and whether a check found it."""
@@ -154,6 +156,14 @@ def _planted_at(sandbox: SandboxSettings, session: date) -> list[dict[str, Any]]
             )
         answer.raise_for_status()
     except httpx.HTTPError as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
+            raise AuthFailed(
+                expected="the vendor sandbox to accept the control token",
+                was="HTTP 401",
+                where=url,
+                todo="use the MARKETLAKE_SANDBOX__CONTROL_TOKEN of the running platform "
+                "(its runtime.env)",
+            ) from None
         raise SourceUnavailable(
             expected="the vendor sandbox to list its planted faults",
             was=f"{type(error).__name__}: {error}",
