@@ -6,7 +6,14 @@ import json
 import os
 import subprocess
 import sysconfig
+from datetime import date
 from pathlib import Path
+
+from marketlake.clock import utc_now
+from marketlake.contracts.catalog import OUT_REPORTS_DAILY
+from marketlake.settings import Settings
+from marketlake.storage.lake import Lake
+from marketlake.types import Partition, RunIdentity
 
 MARKETLAKE = Path(sysconfig.get_path("scripts")) / "marketlake"
 
@@ -41,8 +48,42 @@ def test_status_of_a_platform_that_never_ran_says_down_and_makes_nothing(tmp_pat
     assert shown.returncode == 1
     assert {one["state"] for one in document["components"]} == {"down"}
     assert document["ready"] is False
+    assert document["sessions"] == {"unknown": "seaweedfs does not answer"}
     assert document["ui_url"].startswith("http://127.0.0.1:")
     assert not home.exists()
+
+
+def test_status_names_due_sessions_without_a_report_and_the_command_that_runs_them(
+    storage_settings: Settings, lake: Lake
+) -> None:
+    chosen = {"MARKETLAKE_LAKE__BUCKET": lake.bucket}
+    shown = marketlake(storage_settings.home, "status", env=chosen)
+    assert "sessions: none has a report yet" in shown.stdout
+    session = date(2022, 12, 23)
+    lake.write(
+        OUT_REPORTS_DAILY,
+        Partition.of_session(session),
+        dict.fromkeys((item.name for item in OUT_REPORTS_DAILY.fields), "text"),
+        sessions=[session],
+        parents=[],
+        run=RunIdentity("tests", "once", "report"),
+        code_version="test",
+        recorded_at=utc_now(),
+        export=b"<!doctype html>",
+    )
+    shown = marketlake(storage_settings.home, "status", env=chosen)
+    assert "1 reported, 2 missing (2022-12-27, 2022-12-28)" in shown.stdout
+    assert "marketlake backfill --from 2022-12-27 --to 2022-12-28 --missing" in shown.stdout
+    document = json.loads(marketlake(storage_settings.home, "status", "--json", env=chosen).stdout)
+    assert document["sessions"]["missing"] == ["2022-12-27", "2022-12-28"]
+    assert document["sessions"]["stale"] == []
+
+
+def test_status_says_why_it_does_not_know_the_sessions(storage_settings: Settings) -> None:
+    wrong = {"MARKETLAKE_LAKE__SECRET_KEY": "not-the-right-one"}
+    shown = marketlake(storage_settings.home, "status", env=wrong)
+    assert "sessions unknown: AuthFailed" in shown.stdout
+    assert "not-the-right-one" not in shown.stdout + shown.stderr
 
 
 def test_a_wrong_setting_is_named_and_exits_with_two(tmp_path: Path) -> None:
@@ -56,9 +97,12 @@ def test_doctor_answers_every_question(tmp_path: Path) -> None:
     shown = marketlake(tmp_path, "doctor", "--json")
     findings = {one["subject"]: one for one in json.loads(shown.stdout)}
     assert set(findings) == {
-        "python", "packages", "settings", "disk", "memory", "user", "components"
+        "python", "packages", "settings", "disk", "memory", "user", "components", "lake",
+        "scheduling",
     }  # fmt: skip
     assert findings["components"]["found"] == "nothing runs"
+    assert findings["lake"]["found"] == "no store runs"
+    assert findings["scheduling"]["found"] == "no scheduler runs"
     wrong = [one for one in findings.values() if one["verdict"] == "wrong"]
     assert shown.returncode == (1 if wrong else 0)
 

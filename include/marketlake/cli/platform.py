@@ -17,12 +17,16 @@ from marketlake.settings import load_settings
 if TYPE_CHECKING:
     from marketlake.services.platform.stack import ComponentStatus, Platform, StepDone
 
+_STORES = ("seaweedfs",)
+_STATUS_TIMEOUT_S = 2.0
+_DAYS_NAMED = 5
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for command in (up, down, status, logs, doctor, clean):
+    for command in (up, down, status, logs, doctor, clean, component):
         app.command()(command)
     app.command(
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -59,12 +63,14 @@ def down() -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Show each component; exit 1 unless all are ready."""
+    """Show each component, and which due sessions are missing; exit 1 unless all are ready."""
     platform = _existing()
     found = platform.status()
     ready = all(component.state == "ready" for component in found)
+    sessions = _sessions_document(platform, found)
     if as_json:
-        typer.echo(json.dumps(_status_document(platform, found), indent=2))
+        document = _status_document(platform, found)
+        typer.echo(json.dumps({**document, "sessions": sessions}, indent=2))
     else:
         for component in found:
             pid = f"pid {component.pid}" if component.pid else ""
@@ -72,6 +78,7 @@ def status(as_json: Json = False) -> None:
             typer.echo(f"{component.name:<14} {component.state:<8} {pid:<12}{fault}")
         typer.echo(f"UI {platform.settings.airflow.base_url}  ({login_hint(platform)})")
         typer.echo(f"state and logs in {platform.settings.home}")
+        typer.echo("\n".join(_session_lines(sessions)))
     if not ready:
         raise typer.Exit(1)
 
@@ -113,6 +120,22 @@ def clean(
         typer.confirm(f"Delete {home} with everything in it?", abort=True)
     platform.clean()
     typer.echo(f"deleted {home}")
+
+
+def component(
+    name: Annotated[str, typer.Argument(help="Which one: init, scheduler, worker, ...")],
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Only ask it: exit 1 unless it is ready.")
+    ] = False,
+) -> None:
+    """Run one component in the foreground, as docker-compose.yml does in containers."""
+    from marketlake.services.platform import foreground
+
+    if not probe:
+        foreground.run(name, load_settings())
+    elif fault := foreground.fault_of(name, load_settings()):
+        typer.echo(fault)
+        raise typer.Exit(1)
 
 
 def airflow(context: typer.Context) -> None:
@@ -174,6 +197,43 @@ def _status_document(platform: Platform, found: list[ComponentStatus]) -> dict[s
             for component in found
         ],
     }
+
+
+def _sessions_document(platform: Platform, found: list[ComponentStatus]) -> dict[str, Any]:
+    """Return how the due sessions stand, or why that is not known."""
+    down = [one.name for one in found if one.name in _STORES and one.state != "ready"]
+    if down:
+        return {"unknown": f"{', '.join(down)} does not answer"}
+    # These imports cost most of a second, so only a running store pays for them.
+    from marketlake.clock import utc_now
+    from marketlake.errors import MarketlakeError
+    from marketlake.readmodels.due import due_sessions
+    from marketlake.storage.lake import Lake
+
+    settings = platform.settings
+    lake = settings.lake.model_copy(
+        update={"timeout_s": min(_STATUS_TIMEOUT_S, settings.lake.timeout_s)}
+    )
+    try:
+        stand = due_sessions(Lake(lake), settings.market, now=utc_now())
+    except MarketlakeError as error:
+        return {"unknown": f"{type(error).__name__}: {error.was}, {error.where}"}
+    return {"reported": 0, "commands": []} if stand is None else stand.as_json()
+
+
+def _session_lines(sessions: dict[str, Any]) -> list[str]:
+    if "unknown" in sessions:
+        return [f"sessions unknown: {sessions['unknown']}"]
+    if not sessions["reported"]:
+        return ["sessions: none has a report yet (`marketlake run` makes the first)"]
+    told = [f"{sessions['reported']} reported"]
+    for name in ("missing", "refused", "stale"):
+        days = sessions[name]
+        if days:
+            more = f" and {len(days) - _DAYS_NAMED} more" if len(days) > _DAYS_NAMED else ""
+            told.append(f"{len(days)} {name} ({', '.join(days[:_DAYS_NAMED])}{more})")
+    span = f"sessions due {sessions['first']} to {sessions['last']}: "
+    return [span + ", ".join(told), *(f"  {command}" for command in sessions["commands"])]
 
 
 def _utc(seconds: float | None) -> str | None:

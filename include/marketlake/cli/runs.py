@@ -51,6 +51,7 @@ def run() -> None:
         _on_demand(settings, api, "load_history", {"through": plan.history_through.isoformat()})
         _on_demand(settings, api, "train_models", {"as_of": plan.train_as_of.isoformat()})
         _sessions(settings, api, list(plan.sessions), reprocess="failed")
+        _on_demand(settings, api, "publish_docs", {"through": plan.sessions[-1].isoformat()})
     _print_summary(settings, monotonic_s() - began)
 
 
@@ -210,7 +211,8 @@ def _sessions(
         return
     began = monotonic_s()
     if reprocess == "failed":
-        for resumed in daily_runs.resume_failed(api, before):
+        moved = [*daily_runs.resume_failed(api, before), *daily_runs.hasten_waiting(api, before)]
+        for resumed in moved:
             typer.echo(f"{resumed.session} {resumed.dag_id}  resumed")
     if reprocess == "completed" or not all(session.has_begun for session in before):
         typer.echo(f"airflow backfill create: {label}")

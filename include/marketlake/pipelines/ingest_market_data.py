@@ -20,7 +20,7 @@ from marketlake.contracts.catalog import (
     RAW_YAHOO_DAILY_BAR,
     RAW_YAHOO_RESPONSE,
 )
-from marketlake.errors import EmptyAnswer, NotFound
+from marketlake.errors import ConfigError, EmptyAnswer, NotFound
 from marketlake.pipelines import universe
 from marketlake.pipelines.context import RunContext
 from marketlake.sources.yahoo import VendorCall, YahooHistory, fetch_history
@@ -31,9 +31,16 @@ RAW_CONTRACTS: tuple[Contract, ...] = (RAW_YAHOO_RESPONSE, RAW_YAHOO_DAILY_BAR, 
 
 def plan(ctx: RunContext, session: date) -> list[list[str]]:
     """Return the symbols to fetch, in batches of one task each."""
-    delay = ctx.settings.market.publish_delay_minutes
-    ctx.calendar.require_due(session, utc_now(), delay_minutes=delay)
-    symbols = universe.symbols_over(ctx.settings.market, [session])
+    market = ctx.settings.market
+    if not market.first_session <= session <= (market.last_session or session):
+        raise ConfigError(
+            expected=f"a session from {market.first_session} to {market.last_session or 'today'}",
+            was=str(session),
+            where="MARKETLAKE_MARKET__FIRST_SESSION and __LAST_SESSION",
+            todo="run a session of the market, or change where the market begins or ends",
+        )
+    ctx.calendar.require_due(session, utc_now(), delay_minutes=market.publish_delay_minutes)
+    symbols = universe.symbols_over(market, [session])
     size = ctx.settings.yahoo.batch_symbols
     return [symbols[start : start + size] for start in range(0, len(symbols), size)]
 
@@ -60,17 +67,18 @@ def fetch_span(
     A symbol for which the vendor has no bar is left out (the gate reports it as missing); when
     that is so for every symbol, it is the vendor that is broken and EmptyAnswer is raised.
     """
-    histories = [
-        history
-        for symbol in symbols
-        if (history := _fetch_symbol(ctx, symbol, sessions)) is not None
-    ]
+    answers = {symbol: _fetch_symbol(ctx, symbol, sessions) for symbol in symbols}
+    histories = [answer for answer in answers.values() if isinstance(answer, YahooHistory)]
     if not any(history.bars.height for history in histories):
         raise EmptyAnswer(
-            expected=f"a bar for at least one of {len(symbols)} symbols",
-            was="none",
+            expected=f"a bar for at least one of {', '.join(symbols)}",
+            was="; ".join(
+                f"{symbol}: {'no bar' if isinstance(answer, YahooHistory) else answer.was}"
+                for symbol, answer in answers.items()
+            ),
             where=f"yahoo, {sessions[0]} to {sessions[-1]}",
-            todo="check the vendor's health (`marketlake status`) and clear the task",
+            todo="see whether the vendor has the session by now, then clear the task; "
+            "or correct the symbols of MARKETLAKE_MARKET__UNIVERSE_FILE",
         )
     known_at = pl.DataFrame(
         {
@@ -94,7 +102,11 @@ def fetch_span(
     ]
 
 
-def _fetch_symbol(ctx: RunContext, symbol: str, sessions: Sequence[date]) -> YahooHistory | None:
+def _fetch_symbol(
+    ctx: RunContext, symbol: str, sessions: Sequence[date]
+) -> YahooHistory | EmptyAnswer | NotFound:
+    """Return a symbol's history, or why the vendor has none."""
+
     def record(call: VendorCall) -> None:
         ctx.ledger.record("vendor_call", vendor="yahoo", symbol=symbol, **asdict(call))
 
@@ -110,8 +122,15 @@ def _fetch_symbol(ctx: RunContext, symbol: str, sessions: Sequence[date]) -> Yah
             on_call=record,
         )
     except (EmptyAnswer, NotFound) as error:
+        if isinstance(error, NotFound) and symbol == ctx.settings.market.benchmark:
+            raise ConfigError(
+                expected="a benchmark that the vendor knows",
+                was=error.was,
+                where=f"yahoo, {symbol}",
+                todo="correct MARKETLAKE_MARKET__BENCHMARK",
+            ) from error
         ctx.ledger.record("decision", name="symbol_left_out", symbol=symbol, reason=str(error))
-        return None
+        return error
 
 
 def _vendor_as_of(ctx: RunContext, last: date) -> date:

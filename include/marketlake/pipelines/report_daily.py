@@ -43,8 +43,8 @@ def publish(ctx: RunContext, session: date) -> list[ArtifactRef]:
     read = {ref.contract: ctx.lake.read_ref(ref) for ref in inputs}
     # What the curve was read from goes into the manifest only: the same prices may lie in other
     # objects tomorrow (a year compacted, a session reprocessed), and the page must not change.
-    returns, behind = _book_returns(ctx, session)
-    document = _document(read, returns, inputs, session=session)
+    returns, behind, gaps = _book_returns(ctx, session)
+    document = _document(read, returns, inputs, session=session, gaps=gaps)
     page = daily_page.render(document)
     ref = ctx.publish(
         OUT_REPORTS_DAILY,
@@ -63,7 +63,10 @@ def _document(
     inputs: list[ArtifactRef],
     *,
     session: date,
+    gaps: list[date],
 ) -> dict[str, Any]:
+    missed = ", ".join(day.isoformat() for day in gaps)
+    notes = [f"no bars of {missed}: the gate refused the session"] if gaps else []
     predictions = read[OUT_ML_MODELS_DAILY_PREDICTIONS.name]
     regime = read[OUT_RISK_ANALYSIS_MARKET_REGIME.name]
     integrity = read[OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT.name]
@@ -112,15 +115,17 @@ def _document(
             {"contract": ref.contract, "partition": ref.partition, "sha256": ref.sha256}
             for ref in inputs
         ],
-        "caveats": list(dict.fromkeys([*predictions["caveats"], *integrity["caveats"]])),
+        "caveats": list(dict.fromkeys([*predictions["caveats"], *integrity["caveats"], *notes])),
     }
 
 
-def _book_returns(ctx: RunContext, session: date) -> tuple[list[dict[str, Any]], list[ArtifactRef]]:
-    """Return the book's daily returns of the last year, and what they were made from."""
+def _book_returns(
+    ctx: RunContext, session: date
+) -> tuple[list[dict[str, Any]], list[ArtifactRef], list[date]]:
+    """Return the book's daily returns of the last year, what they were made from, and its gaps."""
     window = ctx.history_window(session, PAGE_WINDOW_SESSIONS)
     bars, actions, bar_refs = ctx.known_bars(window, as_of=session)
     members, member_refs = ctx.members([session], as_of=session)
     returns = risk.book_returns(bars, actions, members.select("symbol", "sector"), sessions=window)
     rows = returns.with_columns(pl.col("session").cast(pl.String)).to_dicts()
-    return rows, bar_refs + member_refs
+    return rows, bar_refs + member_refs, sorted(set(window) - set(bars["session"].unique()))

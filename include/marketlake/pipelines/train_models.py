@@ -25,7 +25,9 @@ def train(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
     settings, market = ctx.settings.models, ctx.settings.market
     sessions = ctx.calendar.sessions(max(settings.train_from, market.first_session), as_of)
     bars, actions, bar_refs = ctx.known_bars(sessions, as_of=as_of)
-    features, feature_refs = ctx.read(CORE_FEATURES_DAILY, sessions, as_of=as_of)
+    # A session that its gate refused has no bar, and so no features to wait for.
+    with_bars = bars["session"].unique().sort().to_list()
+    features, feature_refs = ctx.read(CORE_FEATURES_DAILY, with_bars, as_of=as_of)
     members, member_refs = ctx.members(sessions, as_of=as_of)
     labels = forecasting.labels(
         bars,

@@ -69,6 +69,15 @@ def _read(path: Path, schema: dict[str, type[pl.DataType]], what: str) -> pl.Dat
             where=f"{what} file {path}",
             todo="add the missing symbols",
         )
+    key = [name for name in ("symbol", "valid_from") if name in schema]
+    twice = frame.filter(frame.select(key).is_duplicated())["symbol"].unique().sort().to_list()
+    if twice:
+        raise ConfigError(
+            expected=f"one row for each {' and '.join(key)}",
+            was=f"several for {', '.join(twice)}",
+            where=f"{what} file {path}",
+            todo="remove the repeated rows",
+        )
     return frame
 
 

@@ -1,7 +1,8 @@
 """Gate a session's bars, say how the sources agree, and publish what may be trusted.
 
 Raw is never overwritten: rows that fail go to quarantine with every reason, and ``core`` gets
-as-traded prices only of rows that passed.
+as-traded prices only of rows that passed. A session that is refused is closed: no row of it may be
+trusted, which is what is published of it, so that later sessions know of the gap and need not wait.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from marketlake.contracts.catalog import (
     RAW_YAHOO_DAILY_BAR,
 )
 from marketlake.domain import prices
-from marketlake.errors import GateFailed
+from marketlake.errors import GateFailed, MissingPartition
 from marketlake.pipelines.context import RunContext
 from marketlake.quality.gate import Judgement, judge
 from marketlake.types import ArtifactRef, Partition
 
 _SOURCE = "yahoo"
+_CHECKS_NAMED = 3
 _ONE_SOURCE = "one source: there is nothing to compare it with, so agreement here is not evidence"
 
 
@@ -41,7 +43,12 @@ def gate(ctx: RunContext, session: date) -> list[ArtifactRef]:
 
 
 def gate_span(ctx: RunContext, partition: Partition, sessions: Sequence[date]) -> list[ArtifactRef]:
-    """Judge one partition; raise GateFailed after the report is published if it is refused."""
+    """Judge one partition; raise GateFailed after the report is published if it is refused.
+
+    A refused session is closed by publishing no bar of it, and the corporate actions that passed:
+    prices on both sides of the gap need them. A year is not closed, nor a session whose actions
+    were refused, nor one of which an earlier run published bars.
+    """
     raw = [
         ctx.lake.ref(contract, partition) for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
     ]
@@ -74,22 +81,39 @@ def gate_span(ctx: RunContext, partition: Partition, sessions: Sequence[date]) -
         sessions=sessions,
         parents=raw,
     )
+    passed = {judgement.report["verdict"], judged_actions.report["verdict"]} == {"passed"}
     ctx.ledger.record(
         "gate",
         contract=CORE_MARKET_DAILY_BAR.name,
         partition=partition.key,
-        verdict=judgement.report["verdict"],
+        verdict="passed" if passed else "failed",
         rows_in=judgement.report["rows_in"],
         rows_quarantined=judgement.report["rows_quarantined"],
         report_sha256=report.sha256,
     )
-    if {judgement.report["verdict"], judged_actions.report["verdict"]} != {"passed"}:
+    if not passed:
+        closed = (
+            partition.kind == "session"
+            and judged_actions.report["verdict"] == "passed"
+            and not _has_bars(ctx, partition.session)
+        )
+        if closed:
+            ctx.ledger.record("decision", name="session_closed", partition=partition.key)
+            for contract, frame in (
+                (CORE_MARKET_DAILY_BAR, candidate.clear()),
+                (
+                    CORE_MARKET_CORPORATE_ACTION,
+                    _accepted(CORE_MARKET_CORPORATE_ACTION, kept, judged_actions),
+                ),
+            ):
+                ctx.publish(contract, partition, frame, sessions=sessions, parents=[*raw, report])
         raise GateFailed(
             expected="every table-level check to pass and few rows in quarantine",
-            was=f"{judgement.report['rows_quarantined']} of {judgement.report['rows_in']} rows "
-            "quarantined or a table-level check failed",
+            was="; ".join(_refusal(verdict) for verdict in (judgement, judged_actions))
+            + ("; the session is closed without bars" if closed else ""),
             where=f"{CORE_MARKET_DAILY_BAR.name}/{partition.key}, report {report.uri}",
-            todo=f"read `marketlake show {CORE_QUALITY_QUARANTINE.name}`; nothing was published",
+            todo=f"read `marketlake show {CORE_QUALITY_QUARANTINE.name}/{partition.label}`; when "
+            f"the vendor has corrected it, `{_command_again(partition)}`",
         )
     return [
         *(
@@ -102,6 +126,36 @@ def gate_span(ctx: RunContext, partition: Partition, sessions: Sequence[date]) -
         report,
         quarantine,
     ]
+
+
+def _has_bars(ctx: RunContext, session: date) -> bool:
+    """Whether an earlier run published bars of the session; those stay."""
+    try:
+        bars, _ = ctx.read(CORE_MARKET_DAILY_BAR, [session], as_of=session)
+    except MissingPartition:
+        return False
+    return not bars.is_empty()
+
+
+def _command_again(partition: Partition) -> str:
+    if partition.kind == "year":
+        return "marketlake load-history"
+    day = partition.label
+    return f"marketlake backfill --from {day} --to {day} --reprocess completed"
+
+
+def _refusal(judgement: Judgement) -> str:
+    """Say what a gate found in one table, with the first checks that failed."""
+    report = judgement.report
+    failed = [
+        f"{item['check']}: {item['reason']}"
+        for item in report["results"]
+        if item["severity"] == "critical" and not item["success"]
+    ]
+    if len(failed) > _CHECKS_NAMED:
+        failed[_CHECKS_NAMED:] = [f"and {len(failed) - _CHECKS_NAMED} more"]
+    rows = f"{report['rows_quarantined']} of {report['rows_in']} rows of {report['contract']}"
+    return f"{rows} quarantined ({', '.join(failed) or 'every check passed'})"
 
 
 def _accepted(contract: Contract, candidate: pl.DataFrame, judgement: Judgement) -> pl.DataFrame:

@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from marketlake.contracts.catalog import (
     CATALOG,
+    CORE_MARKET_DAILY_BAR,
     CORE_MODELS_PROMOTION,
     OUT_REPORTS_DAILY,
     contract,
@@ -25,6 +27,8 @@ from marketlake.domain.forecasting import champion_row
 from marketlake.storage.lake import Lake
 from marketlake.storage.manifest import Manifest
 from marketlake.types import ArtifactRef, Partition
+
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,17 @@ def unreported_sessions(lake: Lake, sessions: Sequence[date]) -> list[date]:
     return [session for session in sessions if session not in done]
 
 
+def refused_sessions(lake: Lake, sessions: Sequence[date]) -> list[date]:
+    """Return the sessions that their gate refused and closed: published, and without a bar."""
+    published = set(lake.partitions(CORE_MARKET_DAILY_BAR))
+    own = [(session, Partition.of_session(session)) for session in sessions]
+    return [
+        session
+        for session, partition in own
+        if partition in published and lake.ref(CORE_MARKET_DAILY_BAR, partition).rows == 0
+    ]
+
+
 def stale_artifacts(lake: Lake, sessions: Sequence[date]) -> list[StaleArtifact]:
     """Return the stale artifacts of some sessions, in the order of the chain.
 
@@ -53,36 +68,68 @@ def stale_artifacts(lake: Lake, sessions: Sequence[date]) -> list[StaleArtifact]
 
 
 class _Comparison:
-    """Manifests of every contract, read once, and what each parent has become."""
+    """Manifests of what was asked for and of its parents, each read once, and what has changed."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._manifests: dict[str, dict[str, Manifest]] = {}
+        self._keys: dict[str, dict[str, None]] = {}
+        self._manifests: dict[tuple[str, str], Manifest] = {}
 
     def of_sessions(self, sessions: Sequence[date]) -> list[StaleArtifact]:
         wanted = {Partition.of_session(session).key: session for session in sessions}
+        checked = [item.name for item in CATALOG if not item.record]
+        self._fetch((name, key) for name in checked for key in wanted)
+        own = [
+            (wanted[key], manifest)
+            for name in checked
+            for key in sorted(wanted)
+            if (manifest := self._published(name, key)) is not None
+        ]
+        self._fetch((ref.contract, ref.partition) for _, item in own for ref in item.parents)
         return [
-            StaleArtifact(session, item.name, f"{parent.contract}/{parent.partition}", *hashes)
-            for item in CATALOG
-            if not item.record
-            for key, session in sorted(wanted.items())
-            if (manifest := self._published(item.name).get(key)) is not None
+            StaleArtifact(
+                session, manifest.contract, f"{parent.contract}/{parent.partition}", *hashes
+            )
+            for session, manifest in own
             for parent in manifest.parents
             if not contract(parent.contract).record
             for hashes in self._changes(parent, manifest.parents, session)
         ]
 
-    def _published(self, name: str) -> dict[str, Manifest]:
-        if name not in self._manifests:
-            self._manifests[name] = {
-                manifest.partition: manifest for manifest in self._lake.manifests(contract(name))
-            }
-        return self._manifests[name]
+    def _partitions(self, name: str) -> dict[str, None]:
+        """Return the keys of a contract's published partitions, in order."""
+        if name not in self._keys:
+            partitions = self._lake.partitions(contract(name))
+            self._keys[name] = dict.fromkeys(item.key for item in partitions)
+        return self._keys[name]
+
+    def _published(self, name: str, key: str) -> Manifest | None:
+        if key not in self._partitions(name):
+            return None
+        self._fetch([(name, key)])
+        return self._manifests[name, key]
+
+    def _fetch(self, places: Iterable[tuple[str, str]]) -> None:
+        """Read manifests that are not known yet, side by side."""
+        absent = sorted(
+            place
+            for place in set(places) - set(self._manifests)
+            if place[1] in self._partitions(place[0])
+        )
+
+        def read(place: tuple[str, str]) -> Manifest:
+            return self._lake.manifest(contract(place[0]), Partition.parse(place[1]))
+
+        if len(absent) > 1:
+            with ThreadPoolExecutor(min(_READERS, len(absent))) as pool:
+                self._manifests |= zip(absent, pool.map(read, absent), strict=True)
+        elif absent:
+            self._manifests[absent[0]] = read(absent[0])
 
     def _changes(
         self, parent: ArtifactRef, parents: Iterable[ArtifactRef], session: date
     ) -> list[tuple[str, str]]:
-        now = self._published(parent.contract).get(parent.partition)
+        now = self._published(parent.contract, parent.partition)
         if now is None:
             return [(parent.sha256, "withdrawn")]
         if parent.contract == CORE_MODELS_PROMOTION.name:
@@ -93,11 +140,12 @@ class _Comparison:
         read_alone = {ref.partition for ref in parents if ref.contract == parent.contract}
         overrides = [
             other
-            for key, other in self._published(parent.contract).items()
+            for key in self._partitions(parent.contract)
             if key not in read_alone
             and (day := _session_of(key)) is not None
             and day <= session
             and day.isoformat() in now.sessions
+            and (other := self._published(parent.contract, key)) is not None
         ]
         changed = [(other, [_session_of(other.partition)]) for other in overrides]
         if now.sha256 != parent.sha256:
@@ -126,8 +174,9 @@ class _Comparison:
         """Return the hash of the promotion that rules at a session now."""
         rows = [
             row | {"sha256": manifest.sha256}
-            for manifest in self._published(CORE_MODELS_PROMOTION.name).values()
-            if isinstance(table := self._lake.read_ref(manifest.ref(self._lake.bucket)), pa.Table)
+            for key in self._partitions(CORE_MODELS_PROMOTION.name)
+            if (manifest := self._published(CORE_MODELS_PROMOTION.name, key)) is not None
+            and isinstance(table := self._lake.read_ref(manifest.ref(self._lake.bucket)), pa.Table)
             for row in table.to_pylist()
         ]
         ruling = champion_row(rows, session=session)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -89,6 +90,9 @@ _COLUMNS = {
 # Request Timeout and Too Early: the same request may pass later.
 _PASSING = frozenset({408, 425})
 _BEFORE_FIRST_BAR = b"Data doesn't exist for startDate"
+_PROXY_WORDS = ("CONNECT tunnel failed", "over proxy")
+_CURL_ADVICE = " See https://curl.se/libcurl/c/libcurl-errors.html first for more details."
+_USER_IN_URL = re.compile(r"://[^/@\s]+@")
 _ACTION_QUANTITIES = {"split": "split_ratio", "dividend": "dividend_usd"}
 
 
@@ -110,6 +114,7 @@ class YahooHistory:
 
 
 _Kind = TypeVar("_Kind", bound=MarketlakeError)
+_Part = TypeVar("_Part")
 
 # Whatever yfinance lets through when an answer is not what it hoped for.
 _FAILURES = (
@@ -120,6 +125,8 @@ _FAILURES = (
     KeyError,
     TypeError,
     ValueError,
+    ArithmeticError,
+    NotImplementedError,
 )
 
 
@@ -159,7 +166,7 @@ def fetch_history(
         frame, chart, answer = work.history(start, last + timedelta(days=1), interval="1d")
         answers = [answer]
         later: list[_Action] = []
-        if _trade_day(chart) > last:
+        if work.read(_trade_day, chart) > last:
             # Quarterly bars keep the answer small; its events have exact dates all the same.
             _, later_chart, later_answer = work.history(
                 last + timedelta(days=1), _FAR_FUTURE, interval="3mo", may_be_empty=True
@@ -167,11 +174,11 @@ def fetch_history(
             answers.append(later_answer)
             later = [
                 item
-                for item in _actions_of(later_chart)
+                for item in work.read(_actions_of, later_chart)
                 if item.session > last and item.kind == "split"
             ]
         simulated = tuple(str(name) for name in chart["meta"].get("simulated", ()))
-        inside = [item for item in _actions_of(chart) if first <= item.session <= last]
+        inside = [item for item in work.read(_actions_of, chart) if first <= item.session <= last]
         return YahooHistory(
             symbol=symbol,
             bars=_bar_frame(symbol, frame, first, last, calendar=calendar, simulated=simulated),
@@ -299,6 +306,13 @@ class _Fetch:
             raise self._explain(YFDataException("no good answer"))
         return frame, self._chart(answer), answer
 
+    def read(self, part: Callable[[dict[str, Any]], _Part], chart: dict[str, Any]) -> _Part:
+        """Return what a reader finds in a chart; BadPayload when it is not as documented."""
+        try:
+            return part(chart)
+        except _FAILURES as error:
+            raise self._bad_payload(f"unreadable: {error!r}") from error
+
     def _answer(self) -> Exchange | None:
         charts = [item for item in self.session.exchanges if "/v8/finance/chart/" in item.url]
         return charts[-1] if charts else None
@@ -362,21 +376,23 @@ class _Fetch:
         if isinstance(error, curl.Timeout):
             limit = f"an answer within {self.settings.timeout_s:g} s"
             return self._error(Timeout, limit, "none")
-        if isinstance(error, curl.CertificateVerifyError):
+        # A proxy's URL may hold a password.
+        said = _USER_IN_URL.sub("://", str(error)).removesuffix(_CURL_ADVICE)
+        if isinstance(error, curl.CertificateVerifyError) or "trust anchors" in said:
             return self._error(
                 ConfigError,
                 "a certificate signed by a trusted authority",
-                str(error),
+                said,
                 "set MARKETLAKE_EGRESS__CA_BUNDLE to the proxy's authority",
             )
-        if "CONNECT tunnel failed" in str(error) or isinstance(error, curl.ProxyError):
+        if isinstance(error, curl.ProxyError) or any(words in said for words in _PROXY_WORDS):
             return self._error(
                 SourceUnavailable,
                 "an egress proxy that lets this host through",
-                str(error),
+                said,
                 "check MARKETLAKE_EGRESS__PROXY_URL and `marketlake status`",
             )
-        return self._error(SourceUnavailable, "a complete answer", str(error))
+        return self._error(SourceUnavailable, "a complete answer", said)
 
     def _rate_limited(self, answer: Exchange | None) -> RateLimited:
         wait = answer.retry_after_s if answer else None

@@ -145,7 +145,8 @@ class _Link:
                 expected="a Postgres that takes the ledger's entries",
                 was=str(error).strip(),
                 where=f"{self.settings.host}:{self.settings.port}/{self.settings.ledger_db}",
-                todo="start Postgres (`marketlake up`); the appender reconnects by itself",
+                todo="start Postgres (`marketlake up`), or free connections where it has no more; "
+                "the appender reconnects by itself",
             ) from None
 
     def close(self) -> None:

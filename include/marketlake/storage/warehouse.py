@@ -168,11 +168,23 @@ class Warehouse:
                     where=where,
                     todo="correct MARKETLAKE_POSTGRES__USER and __PASSWORD",
                 ) from error
+            if f'database "{self._settings.warehouse_db}" does not exist' in str(error):
+                raise ConfigError(
+                    expected="the warehouse database",
+                    was=str(error),
+                    where=where,
+                    todo="correct MARKETLAKE_POSTGRES__WAREHOUSE_DB, or create it: `marketlake up`",
+                ) from error
+            full = "too many" in str(error) or "connection slots" in str(error)
             raise SourceUnavailable(
-                expected="the warehouse to answer",
+                expected="a free connection to the warehouse"
+                if full
+                else "the warehouse to answer",
                 was=str(error),
                 where=where,
-                todo="start it (`marketlake up`), look at its log and its free disk space",
+                todo="wait until other work has ended, or raise max_connections of the server"
+                if full
+                else "start it (`marketlake up`), look at its log and its free disk space",
             ) from error
 
 
