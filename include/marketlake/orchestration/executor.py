@@ -20,11 +20,14 @@ PRELOADED = (
     "great_expectations.expectations",
     "dbt.cli.main",
     "dbt.adapters.postgres",
+    "boto3",
+    "polars",
+    "psycopg",
 )
 """Slow to import and safe to fork: imported once, inherited by every task.
 
-Libraries with thread pools (polars, jax, numba, lightgbm) must never be here: they do not survive
-a fork.
+A library whose thread pool starts with its import (jax, numba, lightgbm) must never be here: the
+pool does not survive a fork. That of polars starts with its first use, which is in a task.
 """
 
 

@@ -88,8 +88,9 @@ class Appender:
                 raise
             logger.error("%s", error)
         ledger = self._settings.ledger
-        server = await asyncio.start_server(self._serve_connection, ledger.host, ledger.port)
-        logger.info("listening on %s:%d, %d entries", ledger.host, ledger.port, self._log.head.size)
+        host = ledger.bind_host or ledger.host
+        server = await asyncio.start_server(self._serve_connection, host, ledger.port)
+        logger.info("listening on %s:%d, %d entries", host, ledger.port, self._log.head.size)
         try:
             await self._commit_until_stopped()
         finally:

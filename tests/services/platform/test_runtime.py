@@ -26,6 +26,7 @@ def secrets_of(settings: Settings) -> list[str]:
         settings.postgres.password.get_secret_value(),
         settings.ledger.token.get_secret_value(),
         settings.sandbox.control_token.get_secret_value(),
+        settings.airflow.broker_password.get_secret_value(),
         settings.airflow.password.get_secret_value(),
         settings.airflow.jwt_secret.get_secret_value(),
         settings.airflow.fernet_key.get_secret_value(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from marketlake.errors import ConfigError, SourceUnavailable
 from marketlake.services.platform import components
+from marketlake.services.platform.process import Program, Supervised
 from marketlake.services.platform.runtime import prepare
 from marketlake.services.platform.stack import Platform, Step, StepDone, run_steps
 
@@ -88,3 +90,33 @@ def test_live_mode_has_no_sandbox_and_down_stops_one_all_the_same(
         assert vendors.process.pid is None
     finally:
         vendors.stop()
+
+
+def test_the_celery_executor_has_its_workers_and_a_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = set(Platform.at(tmp_path).wanted)
+    monkeypatch.setenv("MARKETLAKE_AIRFLOW__EXECUTOR", "celery")
+    monkeypatch.setenv("MARKETLAKE_AIRFLOW__WORKERS", "3")
+    wanted = set(Platform.at(tmp_path).wanted)
+    assert wanted - usual == {"valkey", "worker-1", "worker-2", "worker-3"}
+
+
+def test_a_worker_that_nobody_wants_any_more_is_stopped_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    prepare(home, usual_ports=False)
+    argv = (sys.executable, "-c", "import time; time.sleep(600)")
+    program = Program(
+        name="worker-3", argv=argv, env={}, cwd=home, probe=lambda: None, identity=argv
+    )
+    worker = Supervised(program, run_dir=home / "run", log_dir=home / "logs")
+    try:
+        worker.start()
+        monkeypatch.setenv("MARKETLAKE_AIRFLOW__EXECUTOR", "celery")
+        assert "worker-3" not in Platform.at(home).wanted
+        assert Platform.at(home).down() == ["worker-3"]
+        assert worker.pid is None
+    finally:
+        worker.stop()

@@ -16,6 +16,7 @@ from marketlake.services.platform.postgres import EmbeddedPostgres
 from marketlake.services.platform.probes import http_probe
 from marketlake.services.platform.process import Program, Started, Supervised
 from marketlake.services.platform.seaweedfs import SeaweedFS
+from marketlake.services.platform.valkey import Valkey
 from marketlake.settings import PROJECT_ROOT, Settings
 
 
@@ -74,6 +75,17 @@ def seaweedfs(settings: Settings) -> SeaweedFS:
     )
 
 
+def valkey(settings: Settings) -> Valkey:
+    """Return the embedded broker between the scheduler and the Celery workers."""
+    return Valkey(
+        settings.airflow,
+        settings.home / "valkey",
+        run_dir=settings.home / "run",
+        log_dir=settings.home / "logs",
+        env=component_environment(settings),
+    )
+
+
 def ledger(settings: Settings) -> PlainComponent:
     """Return the one process that appends to the ledger."""
 
@@ -97,6 +109,16 @@ def sandbox(settings: Settings) -> PlainComponent:
     )
 
 
+def prepare_storage(settings: Settings) -> None:
+    """Make the buckets of the lake and the tables of the warehouse."""
+    # Imported here: most commands about components need neither, and boto3 costs half a second.
+    from marketlake.storage.lake import Lake
+    from marketlake.storage.warehouse import Warehouse
+
+    Lake(settings.lake).ensure_buckets()
+    Warehouse(settings.postgres).ensure_schema()
+
+
 def python_component(
     name: str,
     settings: Settings,
@@ -105,6 +127,7 @@ def python_component(
     env: Mapping[str, str] | None = None,
     stop_grace_s: float = 10.0,
     ready_within_s: float = 60.0,
+    prepare: Callable[[], None] | None = None,
 ) -> PlainComponent:
     """Return a component that runs a Python module of this environment."""
     argv = (sys.executable, "-m", *module)
@@ -118,6 +141,7 @@ def python_component(
         probe=probe,
         stop_grace_s=stop_grace_s,
         ready_within_s=ready_within_s,
+        prepare=prepare,
         # Edited code or settings are in force after the next start, without a stop.
         identity=(*argv, settings.model_dump_json(), *airflow, code_fingerprint()),
     )

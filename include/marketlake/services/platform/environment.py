@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from marketlake.settings import PROJECT_ROOT, Settings
 
@@ -15,7 +16,6 @@ _NETWORK = {
     "ALL_PROXY", "CURL_CA_BUNDLE", "FTP_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "REQUESTS_CA_BUNDLE",
     "SSL_CERT_DIR", "SSL_CERT_FILE",
 }  # fmt: skip
-_LOOPBACK = "127.0.0.1,localhost"
 
 
 def component_environment(
@@ -33,10 +33,11 @@ def component_environment(
         if not name.startswith(_NEVER_INHERITED)
         and (settings.mode == "live" or name.upper() not in _NETWORK)
     }
+    inside = _own_hosts(settings)
     return env | {
         "MARKETLAKE_HOME": str(settings.home),
-        "NO_PROXY": _LOOPBACK,
-        "no_proxy": _LOOPBACK,
+        "NO_PROXY": inside,
+        "no_proxy": inside,
         "PYTHONPATH": str(PROJECT_ROOT / "include"),
         "PYTHONUNBUFFERED": "1",
         "LC_ALL": "C.UTF-8",
@@ -45,3 +46,10 @@ def component_environment(
         "GX_ANALYTICS_ENABLED": "false",
         "KERAS_BACKEND": "jax",
     }
+
+
+def _own_hosts(settings: Settings) -> str:
+    """Return the hosts that no proxy may stand before, in the form of ``NO_PROXY``."""
+    urls = (settings.lake.endpoint_url, settings.airflow.base_url)
+    named = [*(urlsplit(url).hostname for url in urls), settings.sandbox.host]
+    return ",".join(dict.fromkeys(["127.0.0.1", "localhost", *filter(None, named)]))

@@ -101,7 +101,7 @@ class EmbeddedPostgres:
     def start(self) -> Started:
         """Create the cluster if there is none, start it, and make our databases."""
         started = self.process.start()
-        self._create_databases()
+        create_databases(self.settings)
         return started
 
     def stop(self) -> bool:
@@ -120,19 +120,6 @@ class EmbeddedPostgres:
 
     def _connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(self.settings.conninfo(database), autocommit=True)
-
-    def _create_databases(self) -> None:
-        wanted = (
-            self.settings.airflow_db,
-            self.settings.warehouse_db,
-            self.settings.ledger_db,
-        )
-        with self._connect("postgres") as connection:
-            rows = connection.execute("select datname from pg_database").fetchall()
-            for name in wanted:
-                if (name,) not in rows:
-                    quoted = sql.Identifier(name)
-                    connection.execute(sql.SQL("create database {}").format(quoted))
 
     def _prepare(self) -> None:
         self._prepare_folder()
@@ -198,6 +185,17 @@ class EmbeddedPostgres:
                 lock.unlink()
                 return
             sleep_s(0.1)
+
+
+def create_databases(settings: PostgresSettings) -> None:
+    """Make those of our databases that a server does not have yet."""
+    wanted = (settings.airflow_db, settings.warehouse_db, settings.ledger_db)
+    with psycopg.connect(settings.conninfo("postgres"), autocommit=True) as connection:
+        rows = connection.execute("select datname from pg_database").fetchall()
+        for name in wanted:
+            if (name,) not in rows:
+                quoted = sql.Identifier(name)
+                connection.execute(sql.SQL("create database {}").format(quoted))
 
 
 def require_reachable(path: Path, account: Account) -> None:

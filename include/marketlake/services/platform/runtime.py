@@ -33,6 +33,12 @@ _PORT_OWNERS = {
     "MARKETLAKE_SANDBOX__TLS_PORT": "sandbox",
     "MARKETLAKE_SANDBOX__PROXY_PORT": "sandbox",
     "MARKETLAKE_AIRFLOW__BASE_URL": "api-server",
+    "MARKETLAKE_AIRFLOW__BROKER_URL": "valkey",
+}
+_FORMS = {
+    "MARKETLAKE_LAKE__ENDPOINT_URL": "http://127.0.0.1:{}",
+    "MARKETLAKE_AIRFLOW__BASE_URL": "http://127.0.0.1:{}",
+    "MARKETLAKE_AIRFLOW__BROKER_URL": "redis://127.0.0.1:{}/0",
 }
 _EGRESS = ("MARKETLAKE_EGRESS__PROXY_URL", "MARKETLAKE_EGRESS__CA_BUNDLE")
 _LOCK = "platform.lock"
@@ -94,7 +100,9 @@ def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
     chosen = market_of(settings, known) | _secrets(settings)
     chosen |= _addresses(settings, known, living, usual_ports=usual_ports)
     kept = {name: value for name, value in known.items() if name not in _EGRESS}
-    values = kept | chosen | _sandbox_egress(settings, kept | chosen)
+    values = kept | chosen
+    port = values.get("MARKETLAKE_SANDBOX__PROXY_PORT", settings.sandbox.proxy_port)
+    values |= sandbox_egress(settings, port)
     text = "".join(f"{name}='{_quoted(value)}'\n" for name, value in sorted(values.items()))
     if values != known:
         write_private(settings.runtime_env, text)
@@ -116,6 +124,7 @@ def _secrets(settings: Settings) -> dict[str, str]:
         "POSTGRES__PASSWORD": (settings.postgres.password.get_secret_value(), _token),
         "LEDGER__TOKEN": (settings.ledger.token.get_secret_value(), _token),
         "SANDBOX__CONTROL_TOKEN": (settings.sandbox.control_token.get_secret_value(), _token),
+        "AIRFLOW__BROKER_PASSWORD": (settings.airflow.broker_password.get_secret_value(), _token),
         "AIRFLOW__PASSWORD": (settings.airflow.password.get_secret_value(), _token),
         "AIRFLOW__JWT_SECRET": (settings.airflow.jwt_secret.get_secret_value(), _long_token),
         "AIRFLOW__FERNET_KEY": (settings.airflow.fernet_key.get_secret_value(), _fernet_key),
@@ -147,6 +156,8 @@ def _addresses(
         "MARKETLAKE_SANDBOX__PROXY_PORT": settings.sandbox.proxy_port,
         "MARKETLAKE_AIRFLOW__BASE_URL": urlsplit(settings.airflow.base_url).port or 0,
     }
+    if settings.airflow.executor == "celery":
+        current["MARKETLAKE_AIRFLOW__BROKER_URL"] = urlsplit(settings.airflow.broker_url).port or 0
     spare = iter(free_ports(len(current)))
     chosen = {}
     for name, port in current.items():
@@ -156,16 +167,15 @@ def _addresses(
         first_choice = usual_ports or name in known
         if not (ours and name in known) and not (first_choice and is_free(port)):
             port = next(spare)
-        chosen[name] = f"http://127.0.0.1:{port}" if name.endswith("_URL") else str(port)
+        chosen[name] = _FORMS.get(name, "{}").format(port)
     return chosen
 
 
-def _sandbox_egress(settings: Settings, values: Mapping[str, str]) -> dict[str, str]:
+def sandbox_egress(settings: Settings, proxy_port: int | str) -> dict[str, str]:
     """Return how vendor calls reach the sandbox; nothing in live mode."""
     if settings.mode == "live":
         return {}
-    port = values.get("MARKETLAKE_SANDBOX__PROXY_PORT", settings.sandbox.proxy_port)
     return {
-        "MARKETLAKE_EGRESS__PROXY_URL": f"http://{{session}}@{settings.sandbox.host}:{port}",
+        "MARKETLAKE_EGRESS__PROXY_URL": f"http://{{session}}@{settings.sandbox.host}:{proxy_port}",
         "MARKETLAKE_EGRESS__CA_BUNDLE": str(settings.home / "sandbox" / "ca.pem"),
     }

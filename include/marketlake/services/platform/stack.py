@@ -5,8 +5,9 @@ What does not belong: how one program is configured (``components``, ``airflow``
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +21,11 @@ from marketlake.services.platform.libraries import require_system_libraries
 from marketlake.services.platform.process import birth_s
 from marketlake.services.platform.runtime import alone, prepare
 from marketlake.settings import Settings, load_settings
-from marketlake.storage.lake import Lake
-from marketlake.storage.warehouse import Warehouse
 
 _STOP_ORDER = (
-    ("scheduler", "dag-processor"),
+    ("scheduler", "worker", "dag-processor"),
     ("api-server",),
-    ("sandbox", "ledger"),
+    ("sandbox", "ledger", "valkey"),
     ("postgres", "seaweedfs"),
 )
 """Tasks talk to the api-server while they end, to the ledger while they write, to both stores."""
@@ -91,13 +90,37 @@ class Platform:
             "api-server": airflow.api_server(settings),
             "scheduler": airflow.scheduler(settings),
             "dag-processor": airflow.dag_processor(settings),
+            **self._celery_components(),
         }
+
+    def _celery_components(self) -> dict[str, Component]:
+        """Return broker and workers: those of the settings, and any that still run."""
+        started = {path.stem for path in (self.settings.home / "run").glob("*.json")}
+        workers = self._workers | {name for name in started if _kind(name) == "worker"}
+        found: dict[str, Component] = {
+            name: airflow.worker(self.settings, name) for name in sorted(workers)
+        }
+        if self._workers or "valkey" in started:
+            found["valkey"] = components.valkey(self.settings)
+        return found
+
+    @property
+    def _workers(self) -> set[str]:
+        if self.settings.airflow.executor != "celery":
+            return set()
+        return {f"worker-{number + 1}" for number in range(self.settings.airflow.workers)}
 
     @property
     def wanted(self) -> list[str]:
         """Return the names of the programs that this mode consists of."""
         unwanted = {"sandbox"} if self.settings.mode == "live" else set()
-        return [name for name in self.components if name not in unwanted]
+        if not self._workers:
+            unwanted.add("valkey")
+        return [
+            name
+            for name in self.components
+            if name not in unwanted and (_kind(name) != "worker" or name in self._workers)
+        ]
 
     def up(
         self,
@@ -119,18 +142,13 @@ class Platform:
         with alone(self.settings.home):
             self.settings = prepare(self.settings.home, usual_ports=usual_ports)
             vars(self).pop("components", None)  # they were made from what was set before
+            self._stop_all(set(self.components) - set(self.wanted), on_step)
             return run_steps(self._steps(), on_step)
 
     def down(self, on_step: Callable[[StepDone], None] = lambda done: None) -> list[str]:
         """Stop everything in the reverse of its dependencies; return what ran."""
-        stopped: list[str] = []
         with alone(self.settings.home):
-            for level in _STOP_ORDER:
-                with ThreadPoolExecutor(max_workers=len(level)) as pool:
-                    results = pool.map(lambda name: self._stop(name, on_step), level)
-                    ran = dict(zip(level, results, strict=True))
-                stopped += [name for name, was in ran.items() if was]
-        return stopped
+            return self._stop_all(set(self.components), on_step)
 
     def status(self) -> list[ComponentStatus]:
         """Return how each component stands, asking each of them."""
@@ -155,6 +173,15 @@ class Platform:
         self.down()
         shutil.rmtree(self.settings.home)
 
+    def _stop_all(self, names: Set[str], on_step: Callable[[StepDone], None]) -> list[str]:
+        stopped: list[str] = []
+        for kinds in _STOP_ORDER:
+            level = sorted(name for name in names if _kind(name) in kinds)
+            with ThreadPoolExecutor(max_workers=len(level) or 1) as pool:
+                ran = list(pool.map(lambda name: self._stop(name, on_step), level))
+            stopped += [name for name, was in zip(level, ran, strict=True) if was]
+        return stopped
+
     def _steps(self) -> list[Step]:
         # Not the migration: the scheduler imports for seconds, then waits for it.
         tasks_need: tuple[str, ...] = ("storage", "ledger")
@@ -168,8 +195,12 @@ class Platform:
             "api-server": ("migration",),
             "scheduler": tasks_need,
             "dag-processor": ("migration",),
+            "valkey": (),
+            "worker": (*tasks_need, "valkey"),
         }
-        programs = [Step(name, needs[name], self._starter(name)) for name in self.wanted]
+        if self._workers:
+            needs["scheduler"] = (*tasks_need, "valkey")
+        programs = [Step(name, needs[_kind(name)], self._starter(name)) for name in self.wanted]
         return [
             *programs,
             Step("storage", ("postgres", "seaweedfs"), self._prepare_storage),
@@ -189,8 +220,7 @@ class Platform:
         return act
 
     def _prepare_storage(self) -> str:
-        Lake(self.settings.lake).ensure_buckets()
-        Warehouse(self.settings.postgres).ensure_schema()
+        components.prepare_storage(self.settings)
         return "ready"
 
     def _migrate(self) -> str:
@@ -212,6 +242,11 @@ class Platform:
         pid = process.pid
         fault = "not running" if pid is None else process.program.probe()
         return ComponentStatus(name, pid, birth_s(process.pid_file), fault, process.log_path)
+
+
+def _kind(name: str) -> str:
+    """Return what a component is one of: ``worker`` for ``worker-2``."""
+    return re.sub(r"-\d+$", "", name)
 
 
 def run_steps(steps: list[Step], on_step: Callable[[StepDone], None]) -> list[StepDone]:

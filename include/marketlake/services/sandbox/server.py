@@ -61,15 +61,16 @@ class Sandbox:
     async def start(self) -> None:
         """Open the three listeners; port 0 in the settings means any free port."""
         settings = self._settings.sandbox
+        host = settings.bind_host or settings.host
         vendors = web.Application(client_max_size=_LARGEST_BODY)
         vendors.router.add_route("*", "/{path:.*}", self._vendor_request)
         context = self._tls_context()
-        self.tls_port = await self._listen(vendors, settings.host, settings.tls_port, context)
+        self.tls_port = await self._listen(vendors, host, settings.tls_port, context)
         self.proxy.target_port = self.tls_port
-        self.proxy_port = await self.proxy.start(settings.host, settings.proxy_port)
+        self.proxy_port = await self.proxy.start(host, settings.proxy_port)
         control = web.Application(client_max_size=_LARGEST_BODY)
         control.add_routes(control_routes(self, settings.control_token))
-        self.http_port = await self._listen(control, settings.host, settings.http_port, None)
+        self.http_port = await self._listen(control, host, settings.http_port, None)
         logger.info(
             "sandbox: %s market, proxy on %d, control on %d",
             self._settings.market.name,
