@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 import pytest
 from marketlake.calendars import Calendar
+from marketlake.cli.runs import plan_run
 from marketlake.clock import sleep_s, utc_now
 from marketlake.services.platform.airflow_api import AirflowApi
 
@@ -90,7 +91,7 @@ def test_another_folder_gives_the_same_bytes(
 def test_a_live_market_gets_exactly_one_run_for_its_newest_closed_session(
     install: Callable[..., Installation],
 ) -> None:
-    generated = install("live", name="generated", first_session="2024-01-02")
+    generated = install("live", name="generated", first_session="2019-01-02")
     with stopped_afterwards(generated) as live:
         live.must("up")
         calendar = Calendar.of("XNYS")
@@ -103,3 +104,10 @@ def test_a_live_market_gets_exactly_one_run_for_its_newest_closed_session(
             assert [(run["run_type"], run["partition_key"]) for run in runs] == [
                 ("scheduled", newest.isoformat())
             ]
+
+        live.must("run")
+        plan = plan_run(live.settings)
+        with AirflowApi(live.settings.airflow) as api:
+            assert live.progress(api, newest).is_complete
+            keys = [run["partition_key"] for run in api.runs("ingest_market_data")]
+        assert sorted(keys) == [session.isoformat() for session in plan.sessions]

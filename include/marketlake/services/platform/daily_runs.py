@@ -91,6 +91,22 @@ def resume_failed(api: AirflowApi, progress: Sequence[SessionProgress]) -> list[
     return resumed
 
 
+def hasten_waiting(api: AirflowApi, progress: Sequence[SessionProgress]) -> list[DagRun]:
+    """Let tasks that wait for their next try run now; return the runs that had some.
+
+    The scheduler of a market without an end starts the newest session by itself, maybe before
+    there is any history: its tasks have gone to wait for that, by now for minutes.
+    """
+    hastened = []
+    for run in (run for session in progress for run in session.runs if run.state == "running"):
+        tasks = api.tasks(run.dag_id, run.run_id)
+        waiting = sorted({str(t["task_id"]) for t in tasks if t["state"] == "up_for_retry"})
+        if waiting:
+            api.clear(run.dag_id, run.run_id, task_ids=waiting)
+            hastened.append(run)
+    return hastened
+
+
 def session_progress(api: AirflowApi, sessions: Sequence[date]) -> list[SessionProgress]:
     """Ask Airflow how far the sessions are."""
     return follow(sessions, api.runs(**_key_filter(sessions)))
