@@ -46,12 +46,20 @@ clean: ## Stop, and delete the state folder: lake, databases, ledger, logs
 	@$(IF_INSTALLED) $(MARKETLAKE) clean --yes
 
 #: Work on it
-.PHONY: test test-slow check format lock
+.PHONY: test test-slow bench accept check format lock
 test: $(STAMP) ## Run the tests (up to 15 minutes on two cores)
-	@$(RUN) pytest -m "not slow"
+	@$(RUN) pytest -m "not slow and not platform" --numprocesses 2 --dist loadfile
+	@$(RUN) pytest -m "not slow and platform"
 
 test-slow: $(STAMP) ## Run the long tests
-	@$(RUN) pytest -m slow
+	@$(RUN) pytest -m "slow and not platform" --numprocesses 2 --dist loadfile
+	@$(RUN) pytest -m "slow and platform"
+
+bench: $(STAMP) ## Measure what orchestration costs (about 15 minutes); figures to docs/figures
+	@$(RUN) tests.acceptance overhead
+
+accept: $(STAMP) ## Kill everything at every moment, then an hour of runs; figures to docs/figures
+	@$(RUN) tests.acceptance accept
 
 check: $(STAMP) ## Check format, lint, types, import floors, contract renderings, documentation
 	@$(RUN) ruff format --check .
