@@ -13,7 +13,13 @@ from urllib.parse import urlsplit
 import pytest
 from marketlake.errors import ConfigError
 from marketlake.services.platform.environment import component_environment
-from marketlake.services.platform.ports import INTERNAL_PORTS, KNOWN_PORTS, free_ports, is_free
+from marketlake.services.platform.ports import (
+    INTERNAL_PORTS,
+    KNOWN_PORTS,
+    Claims,
+    free_ports,
+    is_free,
+)
 from marketlake.services.platform.process import Program, Supervised
 from marketlake.services.platform.runtime import alone, prepare
 from marketlake.settings import Settings, load_settings
@@ -61,6 +67,19 @@ def test_commands_that_begin_at_once_agree_on_ports_and_secrets(tmp_path: Path) 
     assert all(one == first for one in others)
 
 
+def ports_of(settings: Settings) -> set[int | None]:
+    sandbox = settings.sandbox
+    return {
+        urlsplit(settings.lake.endpoint_url).port,
+        urlsplit(settings.airflow.base_url).port,
+        settings.postgres.port,
+        settings.ledger.port,
+        sandbox.http_port,
+        sandbox.tls_port,
+        sandbox.proxy_port,
+    }
+
+
 def test_every_secret_is_made_and_differs(tmp_path: Path) -> None:
     made = secrets_of(prepare(tmp_path))
     assert all(len(secret) >= 32 for secret in made)
@@ -81,11 +100,24 @@ def test_a_usual_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
     with socket.socket() as rival:
         usual = Settings(home=tmp_path).postgres.port
         if is_free(usual):
+            rival.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             rival.bind(("127.0.0.1", usual))
             rival.listen()
         chosen = prepare(tmp_path).postgres.port
         assert chosen != usual
         assert is_free(chosen)
+
+
+def test_platforms_that_start_at_once_choose_different_ports(tmp_path: Path) -> None:
+    with Claims() as first, Claims() as second:
+        one = prepare(tmp_path / "one", claims=first)
+        two = prepare(tmp_path / "two", claims=second)
+        assert not ports_of(one) & ports_of(two)
+        (port,) = free_ports(1)
+        assert first.take(port)
+        assert not second.take(port)
+    with Claims() as later:
+        assert later.take(port)
 
 
 def test_a_port_taken_by_somebody_since_the_last_start_is_replaced(tmp_path: Path) -> None:

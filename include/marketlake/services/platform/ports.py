@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 import socket
+from types import TracebackType
+from typing import Self
 
 from marketlake.errors import ConfigError
 
@@ -52,3 +54,40 @@ def free_ports(count: int, among: range = KNOWN_PORTS, host: str = "127.0.0.1") 
             todo="end what listens there, or set the ports yourself (docs/settings.md)",
         )
     return found
+
+
+class Claims:
+    """Ports that this command has chosen, and no other may choose before its programs listen.
+
+    Between the choice and the listening lie seconds, in which a second platform on this machine
+    would find the same port free. A claim is a socket of the abstract namespace: like the ports it
+    belongs to the machine's network, whoever the user is, and it goes with its process.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        """Return itself; leaving gives up the claims."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give up the claims."""
+        while self._held:
+            self._held.pop().close()
+
+    def take(self, port: int) -> bool:
+        """Claim a port; return False when somebody listens on it or has claimed it."""
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0marketlake-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._held.append(claim)
+        return is_free(port)

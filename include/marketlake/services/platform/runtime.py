@@ -21,7 +21,7 @@ from dotenv import dotenv_values
 from marketlake.clock import monotonic_s, sleep_s
 from marketlake.errors import ConfigError
 from marketlake.services.platform.market import market_of
-from marketlake.services.platform.ports import free_ports, is_free
+from marketlake.services.platform.ports import Claims, free_ports
 from marketlake.services.platform.process import living_or_ended, write_private
 from marketlake.settings import Settings, load_settings
 
@@ -83,12 +83,16 @@ def require_own(home: Path) -> None:
         )
 
 
-def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
+def prepare(home: Path, *, usual_ports: bool = True, claims: Claims | None = None) -> Settings:
     """Choose what is still open (ports, secrets), write it down, return the settings.
 
     A port that is taken by somebody else is replaced; one that our own running component holds
-    is kept. With ``usual_ports`` off the first choice is any free port.
+    is kept. With ``usual_ports`` off the first choice is any free port. Who goes on to start
+    programs passes ``claims``, and keeps them until the programs listen.
     """
+    if claims is None:
+        with Claims() as brief:
+            return prepare(home, usual_ports=usual_ports, claims=brief)
     home = home.resolve()
     require_own(home)
     home.mkdir(parents=True, exist_ok=True)
@@ -98,7 +102,7 @@ def prepare(home: Path, *, usual_ports: bool = True) -> Settings:
     living = {path.stem for path in (home / "run").glob("*.json") if living_or_ended(path)}
     known = _known(settings.runtime_env)
     chosen = market_of(settings, known) | _secrets(settings)
-    chosen |= _addresses(settings, known, living, usual_ports=usual_ports)
+    chosen |= _addresses(settings, known, living, claims, usual_ports=usual_ports)
     kept = {name: value for name, value in known.items() if name not in _EGRESS}
     values = kept | chosen
     port = values.get("MARKETLAKE_SANDBOX__PROXY_PORT", settings.sandbox.proxy_port)
@@ -145,7 +149,12 @@ def _fernet_key() -> str:
 
 
 def _addresses(
-    settings: Settings, known: Mapping[str, str], living: Set[str], *, usual_ports: bool
+    settings: Settings,
+    known: Mapping[str, str],
+    living: Set[str],
+    claims: Claims,
+    *,
+    usual_ports: bool,
 ) -> dict[str, str]:
     current = {
         "MARKETLAKE_LAKE__ENDPOINT_URL": urlsplit(settings.lake.endpoint_url).port or 0,
@@ -158,14 +167,15 @@ def _addresses(
     }
     if settings.airflow.executor == "celery":
         current["MARKETLAKE_AIRFLOW__BROKER_URL"] = urlsplit(settings.airflow.broker_url).port or 0
-    spare = iter(free_ports(len(current)))
+    # A spare one may be claimed by a platform that is starting; not three for each we need.
+    spare = iter(port for port in free_ports(3 * len(current)) if claims.take(port))
     chosen = {}
     for name, port in current.items():
         if name in os.environ:
             continue  # a person's choice stands
         ours = _PORT_OWNERS[name] in living
         first_choice = usual_ports or name in known
-        if not (ours and name in known) and not (first_choice and is_free(port)):
+        if not (ours and name in known) and not (first_choice and claims.take(port)):
             port = next(spare)
         chosen[name] = _FORMS.get(name, "{}").format(port)
     return chosen

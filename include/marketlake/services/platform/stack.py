@@ -18,6 +18,7 @@ from marketlake.errors import ConfigError, MarketlakeError
 from marketlake.services.platform import airflow, components
 from marketlake.services.platform.components import Component
 from marketlake.services.platform.libraries import require_system_libraries
+from marketlake.services.platform.ports import Claims
 from marketlake.services.platform.process import birth_s
 from marketlake.services.platform.runtime import alone, prepare
 from marketlake.settings import Settings, load_settings
@@ -139,8 +140,9 @@ class Platform:
             runs stays up, so the next call starts only the rest.
         """
         require_system_libraries()
-        with alone(self.settings.home):
-            self.settings = prepare(self.settings.home, usual_ports=usual_ports)
+        with alone(self.settings.home), Claims() as claims:
+            home = self.settings.home
+            self.settings = prepare(home, usual_ports=usual_ports, claims=claims)
             vars(self).pop("components", None)  # they were made from what was set before
             self._stop_all(set(self.components) - set(self.wanted), on_step)
             return run_steps(self._steps(), on_step)
