@@ -107,6 +107,15 @@ class AirflowApi:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
         return list(self._pages(path, "task_instances"))
 
+    def task_instances(self, state: str) -> list[dict[str, Any]]:
+        """Return the task instances of every run that are in this state."""
+        path = "/api/v2/dags/~/dagRuns/~/taskInstances"
+        return list(self._pages(path, "task_instances", state=state))
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the pools with their slots, open and occupied."""
+        return list(self._pages("/api/v2/pools", "pools"))
+
     def log(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the structured log lines of a task instance's last try."""
         path = (

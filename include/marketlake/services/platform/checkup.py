@@ -11,15 +11,20 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import psutil  # type: ignore[import-untyped]
 
+from marketlake.clock import utc_now
 from marketlake.errors import MarketlakeError
+from marketlake.readmodels.keeping import keeping
+from marketlake.services.platform.airflow_api import AirflowApi
 from marketlake.services.platform.libraries import require_system_libraries
 from marketlake.services.platform.postgres import binary_folder, require_reachable
-from marketlake.services.platform.process import unprivileged_account
+from marketlake.services.platform.process import birth_s, unprivileged_account
+from marketlake.services.platform.scheduling import longest_wait, stalled_work
 from marketlake.services.platform.stack import Platform
 from marketlake.settings import PROJECT_ROOT, load_settings
 
@@ -48,6 +53,8 @@ def examine(home: Path) -> list[Finding]:
         ("memory", _memory),
         ("user", _user),
         ("components", _components),
+        ("lake", _lake),
+        ("scheduling", _scheduling),
     )
     findings = []
     for subject, question in questions:
@@ -130,3 +137,31 @@ def _components(home: Path) -> Finding:
         return Finding("components", "wrong", f"down: {', '.join(down)}", "run `marketlake up`")
     where = PROJECT_ROOT
     return Finding("components", "fine", f"all {len(found)} ready, from {where}")
+
+
+def _lake(home: Path) -> Finding:
+    if Platform.at(home).components["seaweedfs"].process.pid is None:
+        return Finding("lake", "note", "no store runs", "`marketlake up` starts it")
+    return Finding("lake", "fine", keeping(load_settings(home).lake))
+
+
+def _scheduling(home: Path) -> Finding:
+    """Ask for what only the scheduler can do: one that hangs may still answer and beat."""
+    born = birth_s(home / "run" / "scheduler.json")
+    if born is None:
+        return Finding("scheduling", "note", "no scheduler runs", "`marketlake up` starts it")
+    since = datetime.fromtimestamp(born, UTC)  # what lay there before may take a moment
+    with AirflowApi(load_settings(home).airflow) as api:
+        stalled = stalled_work(api, scheduler_since=since)
+        oldest = stalled or longest_wait(api, since=since)
+    if oldest is None:
+        return Finding("scheduling", "fine", "nothing waits for the scheduler")
+    waited = f"{oldest.name} ({oldest.state}) for {oldest.age_s(utc_now()):.1f} s"
+    if stalled is None:
+        return Finding("scheduling", "fine", f"the longest wait is that of {waited}")
+    return Finding(
+        "scheduling",
+        "wrong",
+        f"the scheduler leaves work lying: {waited}, and nothing holds it back",
+        "`marketlake logs scheduler`; `marketlake down` and `marketlake up` restart it",
+    )

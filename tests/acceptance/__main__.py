@@ -1,0 +1,119 @@
+"""``make bench`` and ``make accept``: figures that are measured by hand and committed.
+
+What does not belong: anything that `make test` must run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tests.acceptance import crashes, figures, overhead, soak
+from tests.acceptance.installation import installation
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+Home = Annotated[
+    Path | None,
+    typer.Option(help="A folder for the platform, kept for the next call. Default: a scratch one."),
+]
+FirstSession = Annotated[
+    str | None,
+    typer.Option(help="A shorter history than the packaged market's, from this session."),
+]
+Save = Annotated[bool, typer.Option(help="Write the figures to docs/figures.")]
+
+
+@app.command("overhead")
+def measure_overhead(
+    rounds: Annotated[int, typer.Option(min=1, help="Plain and orchestrated, in turns.")] = 3,
+    home: Home = None,
+    first_session: FirstSession = None,
+    save: Save = True,
+) -> None:
+    """Five sessions as one plain process against the orchestrated run (about ten minutes)."""
+    when = figures.circumstances()
+    with installation(home, first_session=first_session) as one:
+        found = overhead.measure(one, rounds=rounds)
+    overhead.show(found)
+    _keep("overhead", when, found, save)
+    if found["cpu_s_per_task_above_plain"] > overhead.TARGET_CPU_S:
+        raise SystemExit("above the target")
+
+
+@app.command("soak")
+def measure_soak(
+    minutes: Annotated[float, typer.Option(min=1)] = 60,
+    every: Annotated[str, typer.Option(help="Time from run to run: 300s or 5m.")] = "5m",
+    home: Home = None,
+    first_session: FirstSession = None,
+    save: Save = True,
+) -> None:
+    """A run every few minutes: memory slopes, stuck runs, waits for the scheduler."""
+    when = figures.circumstances()
+    with installation(home, first_session=first_session) as one:
+        found = soak.measure(one, minutes=minutes, every_s=_seconds(every))
+    soak.show(found)
+    _keep("soak", when, found, save)
+    if soak.is_stuck(found):
+        raise SystemExit("a run failed or stuck, or the scheduler left work lying")
+
+
+@app.command("kill")
+def kill(
+    victim: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(crashes.VICTIMS)}. Default: all.")
+    ] = None,
+    moment: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(crashes.MOMENTS)}. Default: all.")
+    ] = None,
+    home: Home = None,
+    first_session: FirstSession = "2019-01-02",
+    save: Save = True,
+) -> None:
+    """Kill one thing at one moment, again and again; every cell leaves a line in a table.
+
+    With --home, the cells of earlier calls are kept and shown with those of this one.
+    """
+    wanted = [
+        (one, other) for one in victim or crashes.VICTIMS for other in moment or crashes.MOMENTS
+    ]
+    when = figures.circumstances()
+    with installation(home, first_session=first_session) as one:
+        found = crashes.matrix(one, wanted, kept=None if home is None else home / "cells.json")
+    crashes.show(found)
+    _keep("kill-matrix", when, found, save)
+    if not found["all_well"]:
+        raise SystemExit("something was lost, half-published, or not completed")
+
+
+@app.command("accept")
+def accept(
+    minutes: Annotated[float, typer.Option(min=1, help="Length of the soak.")] = 60,
+    every: Annotated[str, typer.Option(help="Time from run to run of the soak.")] = "5m",
+    save: Save = True,
+) -> None:
+    """The kill matrix (about 40 minutes), then the soak."""
+    kill(save=save)
+    measure_soak(minutes=minutes, every=every, save=save)
+
+
+def _keep(name: str, when: dict[str, Any], found: dict[str, Any], save: bool) -> None:
+    if save:
+        figures.keep(name, {**when, **found})
+    else:
+        typer.echo(json.dumps({**when, **found}, indent=2, default=str))
+
+
+def _seconds(text: str) -> float:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in "sm" else (text, "s")
+    return float(number) * (60 if unit == "m" else 1)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # seen while it runs
+    app()
