@@ -29,6 +29,8 @@ def main() -> None:
 
 def import_what_tasks_inherit() -> None:
     """Do once, in the process that forks the tasks, what is slow and survives a fork."""
+    from marketlake.pipelines.context import loaded_code_hash
+
     for module in PRELOADED:
         importlib.import_module(module)
     # dbt generates code for its own classes at first use: 1.2 CPU-s that every build would pay.
@@ -36,6 +38,7 @@ def import_what_tasks_inherit() -> None:
     # A task that imported the pipelines itself would pay 0.1 CPU-s, one that fetches 0.4.
     for found in pkgutil.iter_modules(pipelines.__path__):
         importlib.import_module(f"{pipelines.__name__}.{found.name}")
+    loaded_code_hash()
     # Building the calendar costs 0.6 CPU-s; every task inherits it instead of paying that again.
     market = current_settings().market
     Calendar.of(market.calendar).is_session(market.first_session)

@@ -240,17 +240,30 @@ def as_polars(table: pa.Table) -> pl.DataFrame:
 
 
 @lru_cache(maxsize=1)
-def measure_code_version(root: Path = PROJECT_ROOT) -> str:
+def loaded_code_hash() -> str:
+    """Return a hash of the package as this process, or the one it was forked from, loaded it.
+
+    Asked first before a fork: files edited later are not what the inherited modules run.
+    """
+    return _hash_of("include/marketlake/**/*.py")
+
+
+@lru_cache(maxsize=1)
+def measure_code_version() -> str:
     """Return a hash of the code, SQL and suites that numbers depend on; no git is needed."""
+    read_by_each_task = _hash_of("dbt/**/*.sql", "expectations/*.json")
+    return hashlib.sha256(f"{loaded_code_hash()} {read_by_each_task}".encode()).hexdigest()[:16]
+
+
+def _hash_of(*patterns: str) -> str:
     digest = hashlib.sha256()
-    patterns = ("include/marketlake/**/*.py", "dbt/**/*.sql", "expectations/*.json")
-    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
-        relative = path.relative_to(root)
+    for path in sorted(path for pattern in patterns for path in PROJECT_ROOT.glob(pattern)):
+        relative = path.relative_to(PROJECT_ROOT)
         if "target" in relative.parts:
             continue
         digest.update(f"{relative.as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 @contextmanager
