@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import socket
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -31,6 +32,8 @@ _MIGRATION_TIMEOUT_S = 180
 _PARSE_TIMEOUT_S = 90
 _PING_TIMEOUT_S = 3.0
 _DAG_FILES = PROJECT_ROOT / "dags"
+_IMPORTING = threading.Lock()
+"""celery replaces itself while it is imported; a second thread would see it half-made."""
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
@@ -282,8 +285,9 @@ def _heartbeat_probe(settings: Settings, component: str) -> str | None:
 
 def _worker_probe(settings: AirflowSettings, node: str) -> str | None:
     """Ask the worker itself, through the broker."""
-    from celery import Celery  # type: ignore[import-untyped]
-    from kombu.exceptions import OperationalError
+    with _IMPORTING:
+        from celery import Celery  # type: ignore[import-untyped]
+        from kombu.exceptions import OperationalError
 
     with Celery(broker=settings.broker()) as app, app.connection_for_write() as connection:
         try:
