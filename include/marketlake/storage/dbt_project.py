@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
 from collections import Counter
@@ -152,12 +153,16 @@ def docs_page(settings: Settings, *, target_dir: Path) -> tuple[bytes, dict[str,
 def warm(settings: Settings) -> None:
     """Do what dbt does once in every process; an executor calls it before it forks its tasks.
 
-    It imports, derives JSON schemas and reads the kept parse of the project (if there is one), so
-    that dbt's classes have generated their code. It runs no dbt command and opens no connection.
+    It imports, derives JSON schemas, reads the kept parse of the project (if there is one) and
+    compiles its macros, so that dbt's classes and templates have generated their code. It runs no
+    dbt command and opens no connection.
     """
     for module in PRELOAD:
         importlib.import_module(module)
+    # An adapter looks up who calls it, for which Python maps every loaded module to its file.
+    inspect.stack()
     from dbt.adapters.postgres.connections import PostgresCredentials
+    from dbt.clients.jinja import MacroGenerator
     from dbt.contracts import project, selection
 
     for shape in (
@@ -172,7 +177,11 @@ def warm(settings: Settings) -> None:
         shape.json_schema()
     kept = _kept_manifest(settings, project_fingerprint())
     if kept.is_file():
-        _read_manifest(kept)
+        manifest = _read_manifest(kept)
+        for macro in manifest.macros.values():
+            MacroGenerator(macro).get_template()
+        for node in (*manifest.nodes.values(), *manifest.sources.values()):
+            node.to_dict()
 
 
 def project_fingerprint() -> str:

@@ -44,21 +44,41 @@ _REFUSED = {
 _UNKNOWN_TO_THE_STORE = {"NotImplemented", "InvalidStorageClass", "501"}
 
 
-_SESSION = boto3.session.Session()
+_CORE = botocore.session.get_session()
+_SESSION = boto3.session.Session(botocore_session=_CORE)
 _SESSION_LOCK = threading.Lock()  # a session may not make two clients at once
+_UNUSED: dict[LakeSettings, Any] = {}
+"""Clients that have never connected, for the first who asks; a fork has its own copy of each."""
 
 
-def _make_client(**chosen: Any) -> Any:
+def _make_client(settings: LakeSettings) -> Any:
     with _SESSION_LOCK:
-        return _SESSION.client("s3", **chosen)
+        if settings in _UNUSED:
+            return _UNUSED.pop(settings)
+        return _SESSION.client(
+            "s3",
+            endpoint_url=settings.endpoint_url,
+            region_name=settings.region,
+            aws_access_key_id=settings.access_key.get_secret_value(),
+            aws_secret_access_key=settings.secret_key.get_secret_value(),
+            config=Config(
+                s3={"addressing_style": "path"},
+                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                connect_timeout=min(_CONNECT_TIMEOUT_S, settings.timeout_s),
+                read_timeout=settings.timeout_s,
+                max_pool_connections=CONNECTIONS,
+            ),
+        )
 
 
-def read_descriptions() -> None:
-    """Let the session read what S3 is, which forked processes then inherit (0.1 CPU-s and more).
+def make_ready(settings: LakeSettings) -> None:
+    """Make a client that forked processes inherit: each would pay 0.1 CPU-s for its own.
 
-    Nothing is connected to: every process makes clients of its own.
+    Nothing is connected to, and the process that forks never takes it.
     """
-    _make_client(region_name="us-east-1", aws_access_key_id="", aws_secret_access_key="")
+    client = _make_client(settings)
+    client.can_paginate("list_objects_v2")  # reads which operations have pages
+    _UNUSED[settings] = client
 
 
 @dataclass(frozen=True)
@@ -194,19 +214,7 @@ class ObjectStore:
 
     @cached_property
     def _client(self) -> Any:
-        return _make_client(
-            endpoint_url=self._settings.endpoint_url,
-            region_name=self._settings.region,
-            aws_access_key_id=self._settings.access_key.get_secret_value(),
-            aws_secret_access_key=self._settings.secret_key.get_secret_value(),
-            config=Config(
-                s3={"addressing_style": "path"},
-                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-                connect_timeout=min(_CONNECT_TIMEOUT_S, self._settings.timeout_s),
-                read_timeout=self._settings.timeout_s,
-                max_pool_connections=CONNECTIONS,
-            ),
-        )
+        return _make_client(self._settings)
 
     @cached_property
     def _http(self) -> URLLib3Session:
@@ -214,7 +222,7 @@ class ObjectStore:
             timeout=(min(_CONNECT_TIMEOUT_S, self._settings.timeout_s), self._settings.timeout_s),
             max_pool_connections=CONNECTIONS,
             # What boto3's own client takes from the environment.
-            verify=botocore.session.get_session().get_config_variable("ca_bundle") or True,
+            verify=_CORE.get_config_variable("ca_bundle") or True,
             proxies=get_environ_proxies(self._settings.endpoint_url),
         )
 

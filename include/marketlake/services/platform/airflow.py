@@ -152,7 +152,11 @@ def api_server(settings: Settings) -> PlainComponent:
         settings,
         "airflow",
         "api-server",
-        probe=lambda: http_probe(f"{settings.airflow.base_url}/api/v2/monitor/health"),
+        # The second answer is made at its first use, for seconds in which nothing else is heard.
+        probe=lambda: (
+            http_probe(f"{settings.airflow.base_url}/api/v2/monitor/health")
+            or http_probe(f"{settings.airflow.base_url}/execution/health")
+        ),
         env=airflow_environment(settings),
         ready_within_s=120,
         prepare=lambda: write_login(settings),

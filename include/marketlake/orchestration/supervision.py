@@ -1,0 +1,38 @@
+"""How a worker waits for its task: until the process has ended, not until the next heartbeat.
+
+When a task's process has closed its sockets but is not quite gone, Airflow 3.3.2 waits for one
+whole ``min_heartbeat_interval``, and the slot with it. ``airflow.cfg`` names this coordinator
+(``[sdk] coordinators``) for the queue that tasks go to. What does not belong: anything a task does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from airflow.sdk.execution_time.coordinator import BaseCoordinator
+from airflow.sdk.execution_time.supervisor import ActivitySubprocess
+
+_EXIT_POLL_S = 0.02
+
+
+@attrs.define(kw_only=True)
+class PromptSubprocess(ActivitySubprocess):  # type: ignore[misc]  # airflow ships no strict types
+    """A task's process whose end is seen when it ends."""
+
+    def _service_subprocess(self, max_wait_time: float, *args: Any, **kwargs: Any) -> int | None:
+        if not self._open_sockets:  # all it had to say is read: only its end is awaited
+            max_wait_time = min(max_wait_time, _EXIT_POLL_S)
+        code: int | None = super()._service_subprocess(max_wait_time, *args, **kwargs)
+        return code
+
+
+class PromptCoordinator(BaseCoordinator):  # type: ignore[misc]
+    """Runs Python tasks as Airflow's own coordinator does, in :class:`PromptSubprocess`."""
+
+    def execute_task(
+        self, *, subprocess_logs_to_stdout: bool, **task: Any
+    ) -> BaseCoordinator.ExecutionResult:
+        """Run one task to its end; its log goes to its own file only."""
+        process = PromptSubprocess.start(**task)
+        return self.ExecutionResult(process.wait(), process.final_state)

@@ -1,0 +1,82 @@
+"""A worker's slot is free when its task's process has ended, not a heartbeat later."""
+
+import json
+import os
+import time
+import uuid
+from configparser import ConfigParser
+from importlib import import_module
+
+import httpx
+from airflow.sdk.api.client import Client
+from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
+from airflow.sdk.execution_time import supervisor
+from marketlake.orchestration.supervision import PromptCoordinator, PromptSubprocess
+from marketlake.settings import PROJECT_ROOT
+
+LINGERS_S = 0.3
+STARTED = {
+    "dag_run": {
+        "dag_id": "ingest_market_data",
+        "run_id": "one",
+        "logical_date": None,
+        "data_interval_start": None,
+        "data_interval_end": None,
+        "start_date": "2022-12-28T22:00:00Z",
+        "end_date": None,
+        "run_after": "2022-12-28T22:00:00Z",
+        "run_type": "backfill",
+        "state": "running",
+        "partition_key": "2022-12-28",
+        "consumed_asset_events": [],
+    },
+    "max_tries": 0,
+    "should_retry": False,
+}
+
+
+def _api_server(request: httpx.Request) -> httpx.Response:
+    is_start = request.url.path.endswith("/run")
+    return httpx.Response(200, json=STARTED) if is_start else httpx.Response(204)
+
+
+def _closes_its_sockets_and_lingers() -> None:
+    os.closerange(0, 256)
+    time.sleep(LINGERS_S)
+    os._exit(0)
+
+
+def test_the_end_of_a_process_is_seen_when_it_ends() -> None:
+    began = time.monotonic()
+    process = PromptSubprocess.start(
+        target=_closes_its_sockets_and_lingers,
+        what=TaskInstance(
+            id=uuid.uuid4(),
+            task_id="plan",
+            dag_id="ingest_market_data",
+            run_id="one",
+            try_number=1,
+            dag_version_id=uuid.uuid4(),
+        ),
+        dag_rel_path="ingest_market_data.py",
+        bundle_info=BundleInfo(name="dags-folder"),
+        client=Client(
+            base_url="http://api-server", token="", transport=httpx.MockTransport(_api_server)
+        ),
+    )
+
+    assert process.wait() == 0
+
+    took_s = time.monotonic() - began
+    assert LINGERS_S <= took_s < supervisor.MIN_HEARTBEAT_INTERVAL / 2
+
+
+def test_airflow_is_configured_to_run_every_task_so() -> None:
+    configured = ConfigParser(interpolation=None)
+    configured.read(PROJECT_ROOT / "airflow.cfg")
+    coordinators = json.loads(configured["sdk"]["coordinators"])
+    name = json.loads(configured["sdk"]["queue_to_coordinator"])["default"]
+
+    module, _, classname = coordinators[name]["classpath"].rpartition(".")
+
+    assert getattr(import_module(module), classname) is PromptCoordinator
