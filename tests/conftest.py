@@ -112,6 +112,26 @@ def sandbox(sandbox_settings: Settings) -> EgressSettings:
     return sandbox_settings.egress
 
 
+@pytest.fixture
+def live_vendors(scratch_root: Path) -> Iterator[dict[str, str]]:
+    """Yield the environment of live mode, whose way out leads to a generated market of today."""
+    from marketlake.services.sandbox.embedded import running_sandbox
+
+    with running_sandbox(
+        Settings(
+            home=scratch_root / "outside",
+            market={"name": "generated", "first_session": "2019-01-02"},
+            sandbox={"http_port": 0, "tls_port": 0, "proxy_port": 0, "control_token": "t"},
+        )
+    ) as there:
+        egress = there.egress()
+        yield {
+            "MARKETLAKE_MODE": "live",
+            "MARKETLAKE_EGRESS__PROXY_URL": str(egress.proxy_url),
+            "MARKETLAKE_EGRESS__CA_BUNDLE": str(egress.ca_bundle),
+        }
+
+
 @pytest.fixture(scope="session")
 def platform(scratch_root: Path) -> Iterator[Platform]:
     """Yield the whole platform, up, in a scratch folder. Tests that use it are marked so."""

@@ -98,13 +98,31 @@ def test_doctor_answers_every_question(tmp_path: Path) -> None:
     findings = {one["subject"]: one for one in json.loads(shown.stdout)}
     assert set(findings) == {
         "python", "packages", "settings", "disk", "memory", "user", "components", "lake",
-        "scheduling",
+        "scheduling", "vendors",
     }  # fmt: skip
     assert findings["components"]["found"] == "nothing runs"
     assert findings["lake"]["found"] == "no store runs"
     assert findings["scheduling"]["found"] == "no scheduler runs"
     wrong = [one for one in findings.values() if one["verdict"] == "wrong"]
     assert shown.returncode == (1 if wrong else 0)
+
+
+def test_doctor_says_in_live_mode_whether_the_vendor_answers(
+    tmp_path: Path, live_vendors: dict[str, str]
+) -> None:
+    def vendors(environment: dict[str, str]) -> dict[str, str]:
+        shown = marketlake(tmp_path, "doctor", "--json", env=environment)
+        (found,) = [one for one in json.loads(shown.stdout) if one["subject"] == "vendors"]
+        return dict(found)
+
+    answered = vendors(live_vendors)
+    assert answered["verdict"] == "fine"
+    assert answered["found"].startswith("Yahoo has ^GSPC for 2")
+
+    nobody_there = {"MARKETLAKE_EGRESS__PROXY_URL": "http://{session}@127.0.0.1:1"}
+    dead = vendors(live_vendors | nobody_there)
+    assert dead["verdict"] == "wrong"
+    assert "egress" in dead["todo"].lower()
 
 
 def test_doctor_tells_root_that_postgres_cannot_reach_a_closed_folder(tmp_path: Path) -> None:

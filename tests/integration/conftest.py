@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -122,8 +122,11 @@ def install(scratch_root: Path) -> Iterator[Callable[..., Installation]]:
     """Yield a maker of installations; all are stopped at the end, and none may leave a process."""
     made: list[Installation] = []
 
-    def make(folder: str, /, **market: str) -> Installation:
+    def make(
+        folder: str, /, environment: Mapping[str, str] | None = None, **market: str
+    ) -> Installation:
         names = {f"MARKETLAKE_MARKET__{key.upper()}": value for key, value in market.items()}
+        names |= environment or {}
         one = Installation(scratch_root / folder, tuple(names.items()))
         made.append(one)
         return one

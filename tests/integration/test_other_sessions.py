@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import date, datetime
 
@@ -9,7 +10,10 @@ import pytest
 from marketlake.calendars import Calendar
 from marketlake.cli.runs import plan_run
 from marketlake.clock import sleep_s, utc_now
+from marketlake.contracts.catalog import CORE_MARKET_DAILY_BAR
 from marketlake.services.platform.airflow_api import AirflowApi
+from marketlake.services.sandbox.embedded import RunningSandbox
+from marketlake.storage.lake import Lake
 
 from tests.integration.conftest import (
     SESSIONS,
@@ -88,12 +92,13 @@ def test_another_folder_gives_the_same_bytes(
         assert other.hashes() == first_hashes
 
 
-def test_a_live_market_gets_exactly_one_run_for_its_newest_closed_session(
-    install: Callable[..., Installation],
+def test_live_mode_runs_its_newest_closed_session_once_and_the_whole_chain(
+    install: Callable[..., Installation], live_vendors: dict[str, str]
 ) -> None:
-    generated = install("live", name="generated", first_session="2019-01-02")
-    with stopped_afterwards(generated) as live:
+    """Live mode knows nothing of a sandbox: here only its way out, the egress, leads to one."""
+    with stopped_afterwards(install("live", live_vendors, first_session="2019-01-02")) as live:
         live.must("up")
+        assert "sandbox" not in {path.stem for path in (live.home / "run").glob("*.json")}
         calendar = Calendar.of("XNYS")
         with AirflowApi(live.settings.airflow) as api:
             wait_until(lambda: api.runs("ingest_market_data"), what="a scheduled run", within_s=90)
@@ -111,3 +116,47 @@ def test_a_live_market_gets_exactly_one_run_for_its_newest_closed_session(
             assert live.progress(api, newest).is_complete
             keys = [run["partition_key"] for run in api.runs("ingest_market_data")]
         assert sorted(keys) == [session.isoformat() for session in plan.sessions]
+        bars = Lake(live.settings.lake).read(CORE_MARKET_DAILY_BAR, [newest], as_of=newest)
+        assert bars.num_rows == 21  # twenty members and the index
+
+
+def test_missed_sessions_are_seen_and_filled_and_a_republished_one_redoes_what_was_made_from_it(
+    ran: Installation, first_hashes: ContentHashes, api: AirflowApi
+) -> None:
+    """The platform was off for three sessions; later a vendor corrects a price of the second."""
+    missed = [date(2022, 12, day) for day in (16, 19, 20)]
+    span = ("--from", str(missed[0]), "--to", str(SESSIONS[-1]))
+    days = [str(session) for session in missed]
+    told = json.loads(ran.must("status", "--json"))["sessions"]
+    assert [day for day in told["missing"] if day >= days[0]] == days
+
+    assert "3 of 8 sessions are missing" in ran.must("backfill", *span, "--missing")
+    assert all(ran.progress(api, session).is_complete for session in missed)
+    told = json.loads(ran.must("status", "--json"))["sessions"]
+    assert not set(days) & set(told["missing"])
+
+    corrected, before = missed[1], ran.hashes()
+    runs_before = {run["dag_run_id"] for run in api.runs("report_daily")}
+    vendors = RunningSandbox.of(ran.settings)
+    rule = {
+        "kind": "outlier",
+        "namespace": str(corrected),
+        "symbol": "KO",
+        "args": {"sessions": [str(corrected)], "factor": 1.01},
+    }
+    vendors.control("POST", "/__ctl/faults", rule)
+    ran.must("backfill", "--from", str(corrected), "--to", str(corrected),
+             "--reprocess", "completed")  # fmt: skip
+    dependents = [*missed[2:], *SESSIONS]
+    told = json.loads(ran.must("status", "--json"))["sessions"]
+    assert told["stale"] == [str(session) for session in dependents]
+
+    ran.must("backfill", *span, "--stale")
+    redone = [run for run in api.runs("report_daily") if run["dag_run_id"] not in runs_before]
+    assert {run["partition_key"] for run in redone} == {
+        str(session) for session in (corrected, *dependents)
+    }
+    after = ran.hashes()
+    changed = {key for name, key in before if before[name, key] != after[name, key]}
+    assert changed == {f"session={session}" for session in (corrected, *dependents)}
+    assert "nothing is stale" in ran.must("backfill", *span, "--stale")

@@ -17,6 +17,7 @@ from typing import Literal
 
 import psutil  # type: ignore[import-untyped]
 
+from marketlake.calendars import Calendar
 from marketlake.clock import utc_now
 from marketlake.errors import MarketlakeError
 from marketlake.readmodels.keeping import keeping
@@ -55,6 +56,7 @@ def examine(home: Path) -> list[Finding]:
         ("components", _components),
         ("lake", _lake),
         ("scheduling", _scheduling),
+        ("vendors", _vendors),
     )
     findings = []
     for subject, question in questions:
@@ -143,6 +145,28 @@ def _lake(home: Path) -> Finding:
     if Platform.at(home).components["seaweedfs"].process.pid is None:
         return Finding("lake", "note", "no store runs", "`marketlake up` starts it")
     return Finding("lake", "fine", keeping(load_settings(home).lake))
+
+
+def _vendors(home: Path) -> Finding:
+    """Ask for one close, as a task would; nothing is written."""
+    settings = load_settings(home)
+    if settings.mode == "sandbox":
+        return Finding("vendors", "fine", "the sandbox stands in for them")
+    from marketlake.sources import yahoo  # a second to import, and only live mode asks
+
+    market, calendar = settings.market, Calendar.of(settings.market.calendar)
+    newest = calendar.latest_due(utc_now(), market.publish_delay_minutes)
+    yahoo.fetch_history(
+        market.benchmark,
+        newest,
+        newest,
+        as_of=newest,
+        calendar=calendar,
+        egress=settings.egress,
+        settings=settings.yahoo,
+        on_call=lambda _: None,
+    )
+    return Finding("vendors", "fine", f"Yahoo has {market.benchmark} for {newest}")
 
 
 def _scheduling(home: Path) -> Finding:
