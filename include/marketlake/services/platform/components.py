@@ -14,7 +14,7 @@ from marketlake.errors import MarketlakeError
 from marketlake.services.platform.environment import component_environment
 from marketlake.services.platform.postgres import EmbeddedPostgres
 from marketlake.services.platform.probes import http_probe
-from marketlake.services.platform.process import Program, Started, Supervised
+from marketlake.services.platform.process import Program, Started, Supervised, Supervises
 from marketlake.services.platform.seaweedfs import SeaweedFS
 from marketlake.services.platform.valkey import Valkey
 from marketlake.settings import PROJECT_ROOT, Settings
@@ -37,20 +37,12 @@ class Component(Protocol):
         ...
 
 
-class PlainComponent:
-    """A component that needs nothing before its program starts."""
+class PlainComponent(Supervises):
+    """A component made of nothing but its program."""
 
     def __init__(self, program: Program, settings: Settings) -> None:
         home = settings.home
         self.process = Supervised(program, run_dir=home / "run", log_dir=home / "logs")
-
-    def start(self) -> Started:
-        """Start it, or keep it if it runs, and wait until it is ready."""
-        return self.process.start()
-
-    def stop(self) -> bool:
-        """Stop it; return whether it ran."""
-        return self.process.stop()
 
 
 def postgres(settings: Settings) -> EmbeddedPostgres:

@@ -222,6 +222,20 @@ class Supervised:
             self._child.poll()
 
 
+class Supervises:
+    """A component that is its supervised process, and needs nothing more to start or stop."""
+
+    process: Supervised
+
+    def start(self) -> Started:
+        """Start it, or keep it if it runs, and wait until it is ready."""
+        return self.process.start()
+
+    def stop(self) -> bool:
+        """Stop it; return whether it ran."""
+        return self.process.stop()
+
+
 def last_words(log: Path) -> str:
     """Return the last non-empty lines of a log, for an error message."""
     if not log.exists():

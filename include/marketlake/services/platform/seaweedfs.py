@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from marketlake.errors import ConfigError
 from marketlake.services.platform.ports import INTERNAL_PORTS, free_ports
 from marketlake.services.platform.probes import http_probe
-from marketlake.services.platform.process import Program, Started, Supervised
+from marketlake.services.platform.process import Program, Supervised, Supervises
 from marketlake.settings import LakeSettings
 
 _INTERNAL = (
@@ -27,7 +27,7 @@ _UNUSED = (
 )  # fmt: skip
 
 
-class SeaweedFS:
+class SeaweedFS(Supervises):
     """One ``weed mini`` process that keeps its data in ``folder``.
 
     Only the S3 port is known to others; master, volume and filer ports have no authentication,
@@ -69,14 +69,6 @@ class SeaweedFS:
             run_dir=run_dir,
             log_dir=log_dir,
         )
-
-    def start(self) -> Started:
-        """Start the store and wait for it; keep it when it runs."""
-        return self.process.start()
-
-    def stop(self) -> bool:
-        """Stop the store; return whether it ran."""
-        return self.process.stop()
 
     def _probe(self) -> str | None:
         return http_probe(f"{self.settings.endpoint_url}/healthz")

@@ -13,14 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from marketlake.errors import ConfigError
-from marketlake.services.platform.process import Program, Started, Supervised, write_private
+from marketlake.services.platform.process import Program, Supervised, Supervises, write_private
 from marketlake.settings import AirflowSettings
 
 _TIMEOUT_S = 3.0
 _CONFIGURATION = "valkey.conf"
 
 
-class Valkey:
+class Valkey(Supervises):
     """One ``valkey-server`` that keeps its data in ``folder``."""
 
     def __init__(
@@ -49,14 +49,6 @@ class Valkey:
             run_dir=run_dir,
             log_dir=log_dir,
         )
-
-    def start(self) -> Started:
-        """Start the broker and wait for it; keep it when it runs."""
-        return self.process.start()
-
-    def stop(self) -> bool:
-        """Stop the broker; return whether it ran."""
-        return self.process.stop()
 
     def _prepare(self) -> None:
         address = urlsplit(self._settings.broker_url)
