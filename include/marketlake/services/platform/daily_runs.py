@@ -110,8 +110,8 @@ def hasten_waiting(api: AirflowApi, progress: Sequence[SessionProgress]) -> list
 
 
 def session_progress(api: AirflowApi, sessions: Sequence[date]) -> list[SessionProgress]:
-    """Ask Airflow how far the sessions are."""
-    return follow(sessions, api.runs(**_key_filter(sessions)))
+    """Ask Airflow how far the sessions are; an api-server that recovers is waited for."""
+    return follow(sessions, _patiently(lambda: api.runs(**_key_filter(sessions))))
 
 
 def await_sessions(
@@ -154,7 +154,7 @@ class _Watched:
         self._listed_at_s = 0.0
 
     def look(self) -> list[SessionProgress]:
-        """Ask Airflow how far the sessions are."""
+        """Ask Airflow what has changed."""
         began, began_s = utc_now(), monotonic_s()
         filters = _key_filter(self._sessions)
         # Now and then all of them, because somebody may have deleted one.
