@@ -154,8 +154,69 @@ class YahooSettings(_Section):
     lag_minutes: int = Field(default=15, ge=0)
 
 
+class AlphaVantageSettings(_Section):
+    """Alpha Vantage. Without ``api_key`` the source is not configured. The ``free`` plan has no
+    actions and 25 calls a day; ``premium`` has both actions and ``calls_a_minute``. ``{session}``
+    in a vendor's ``base_url`` is replaced as in ``egress.proxy_url``.
+    """
+
+    api_key: SecretStr | None = None
+    plan: Literal["free", "premium"] = "free"
+    calls_a_minute: int = Field(default=75, ge=1)
+    base_url: str = Field(default="https://www.alphavantage.co", pattern=_HTTP_URL)
+    timeout_s: float = Field(default=20.0, gt=0)
+    lag_minutes: int = Field(default=60, ge=0)
+
+
+class IexSettings(_Section):
+    """Prices of the IEX exchange, from Alpaca's data API. Without both keys the source is not
+    configured. One call takes up to ``batch_symbols`` symbols.
+    """
+
+    api_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    calls_a_minute: int = Field(default=200, ge=1)
+    batch_symbols: int = Field(default=100, ge=1)
+    base_url: str = Field(default="https://data.alpaca.markets", pattern=_HTTP_URL)
+    timeout_s: float = Field(default=15.0, gt=0)
+    lag_minutes: int = Field(default=15, ge=0)
+
+
+class FredSettings(_Section):
+    """The Federal Reserve Bank of St. Louis. Without ``api_key`` its graphs' CSV is read, which
+    always shows the newest revision; with one, its API, which shows what was known on a day.
+    """
+
+    api_key: SecretStr | None = None
+    calls_a_minute: int = Field(default=120, ge=1)
+    base_url: str = Field(default="https://fred.stlouisfed.org", pattern=_HTTP_URL)
+    api_base_url: str = Field(default="https://api.stlouisfed.org", pattern=_HTTP_URL)
+    timeout_s: float = Field(default=15.0, gt=0)
+    lag_minutes: int = Field(default=1440, ge=0)
+
+
+class StooqSettings(_Section):
+    """Stooq's CSV of daily bars. It needs no key; ``calls_a_day`` is what it is seen to bear."""
+
+    calls_a_day: int = Field(default=200, ge=1)
+    base_url: str = Field(default="https://stooq.com", pattern=_HTTP_URL)
+    timeout_s: float = Field(default=15.0, gt=0)
+    lag_minutes: int = Field(default=60, ge=0)
+
+
+class AvailabilitySettings(_Section):
+    """When a source is left alone: after ``failures`` failed symbols in a row, for ``rest_s``
+    seconds, or as long as the vendor itself says.
+    """
+
+    failures: int = Field(default=5, ge=1)
+    rest_s: float = Field(default=300.0, gt=0)
+
+
 class SandboxSettings(_Section):
-    """The vendor sandbox. It listens on ``host``, or on ``bind_host`` where that is set."""
+    """The vendor sandbox. It listens on ``host``, or on ``bind_host`` where that is set. Its
+    vendors differ from each other by up to ``difference_bps`` around the market's prices.
+    """
 
     host: str = "127.0.0.1"
     bind_host: str | None = None
@@ -166,6 +227,7 @@ class SandboxSettings(_Section):
     data: Path | None = None
     seed: int = 20221228
     plant_faults: bool = True
+    difference_bps: float = Field(default=4.0, ge=0, lt=10)
 
 
 class GateSettings(_Section):
@@ -262,6 +324,11 @@ class Settings(BaseSettings):
     lineage: LineageSettings = LineageSettings()
     egress: EgressSettings = EgressSettings()
     yahoo: YahooSettings = YahooSettings()
+    alpha_vantage: AlphaVantageSettings = AlphaVantageSettings()
+    iex: IexSettings = IexSettings()
+    fred: FredSettings = FredSettings()
+    stooq: StooqSettings = StooqSettings()
+    availability: AvailabilitySettings = AvailabilitySettings()
     sandbox: SandboxSettings = SandboxSettings()
     gates: GateSettings = GateSettings()
     models: ModelSettings = ModelSettings()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import multiprocessing
+import warnings
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -28,14 +29,16 @@ from marketlake.services.sandbox.embedded import RunningSandbox, running_sandbox
 from marketlake.services.sandbox.packaged import packaged_world, read_closes
 from marketlake.services.sandbox.world import Series
 from marketlake.settings import EgressSettings, Settings, YahooSettings
+from marketlake.sources.history import SourceHistory
 from marketlake.sources.recording import VendorCall
-from marketlake.sources.yahoo import YahooHistory, fetch_history
+from marketlake.sources.yahoo import fetch_history
+from yfinance.cache import _TzDBManager
 
 CALENDAR = Calendar.of("XNYS")
 LAST = date(2022, 12, 28)
 CHART_PATH = "/v8/finance/chart/"
 
-Fetch = Callable[..., YahooHistory]
+Fetch = Callable[..., SourceHistory]
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def fetch(vendors: RunningSandbox) -> Fetch:
         egress: EgressSettings | None = None,
         on_call: Callable[[VendorCall], None] = lambda _: None,
         timeout_s: float = 5.0,
-    ) -> YahooHistory:
+    ) -> SourceHistory:
         return fetch_history(
             symbol,
             first,
@@ -78,7 +81,7 @@ def as_traded() -> Callable[[str], Series]:
     return series
 
 
-def unadjusted_closes(history: YahooHistory) -> dict[date, float]:
+def unadjusted_closes(history: SourceHistory) -> dict[date, float]:
     """Multiply each close by every split after it that Yahoo had already applied."""
     splits = pl.concat([history.actions, history.later_splits]).filter(pl.col("kind") == "split")
     closes = {}
@@ -370,6 +373,19 @@ def test_a_dead_proxy_and_a_wrong_authority_are_told_apart(
     missing = vendors.egress("ca").model_copy(update={"ca_bundle": tmp_path / "none.pem"})
     with pytest.raises(ConfigError, match="CA_BUNDLE"):
         fetch("JPM", LAST, LAST, egress=missing)
+
+
+def test_the_clients_caches_stay_out_of_the_home_folder_and_its_warnings_out_of_ours(
+    fetch: Fetch,
+) -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        fetch("JPM", LAST, LAST)
+    assert not [item for item in heard if "Pandas" in item.category.__name__]
+    # A cookie of the sandbox must never be sent to Yahoo by another process.
+    cache = Path(_TzDBManager.get_location())
+    assert cache.name.startswith("marketlake-yfinance-")
+    assert Path.home() not in cache.parents
 
 
 def _closes_in_child(egress: EgressSettings, results: Any) -> None:

@@ -23,7 +23,9 @@ from marketlake.contracts.catalog import (
 from marketlake.errors import ConfigError, EmptyAnswer, NotFound
 from marketlake.pipelines import universe
 from marketlake.pipelines.context import RunContext
-from marketlake.sources.yahoo import VendorCall, YahooHistory, fetch_history
+from marketlake.sources.history import SourceHistory
+from marketlake.sources.recording import VendorCall
+from marketlake.sources.yahoo import fetch_history
 from marketlake.types import ArtifactRef, Partition
 
 RAW_CONTRACTS: tuple[Contract, ...] = (RAW_YAHOO_RESPONSE, RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
@@ -68,12 +70,12 @@ def fetch_span(
     that is so for every symbol, it is the vendor that is broken and EmptyAnswer is raised.
     """
     answers = {symbol: _fetch_symbol(ctx, symbol, sessions) for symbol in symbols}
-    histories = [answer for answer in answers.values() if isinstance(answer, YahooHistory)]
+    histories = [answer for answer in answers.values() if isinstance(answer, SourceHistory)]
     if not any(history.bars.height for history in histories):
         raise EmptyAnswer(
             expected=f"a bar for at least one of {', '.join(symbols)}",
             was="; ".join(
-                f"{symbol}: {'no bar' if isinstance(answer, YahooHistory) else answer.was}"
+                f"{symbol}: {'no bar' if isinstance(answer, SourceHistory) else answer.was}"
                 for symbol, answer in answers.items()
             ),
             where=f"yahoo, {sessions[0]} to {sessions[-1]}",
@@ -104,7 +106,7 @@ def fetch_span(
 
 def _fetch_symbol(
     ctx: RunContext, symbol: str, sessions: Sequence[date]
-) -> YahooHistory | EmptyAnswer | NotFound:
+) -> SourceHistory | EmptyAnswer | NotFound:
     """Return a symbol's history, or why the vendor has none."""
 
     def record(call: VendorCall) -> None:
@@ -140,7 +142,7 @@ def _vendor_as_of(ctx: RunContext, last: date) -> date:
     return max(last, ctx.calendar.latest_closed(utc_now()))
 
 
-def _responses(histories: Sequence[YahooHistory]) -> pl.DataFrame:
+def _responses(histories: Sequence[SourceHistory]) -> pl.DataFrame:
     rows = [row for history in histories for row in history.responses]
     return pl.DataFrame(
         rows,

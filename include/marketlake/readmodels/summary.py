@@ -151,7 +151,8 @@ def _planted_at(sandbox: SandboxSettings, session: date) -> list[dict[str, Any]]
         with httpx.Client(timeout=_CONTROL_TIMEOUT_S, trust_env=False) as client:
             answer = client.get(
                 url,
-                params={"session": session.isoformat()},
+                # The other sources are not part of the daily line.
+                params={"session": session.isoformat(), "vendor": "yahoo"},
                 headers={"Authorization": f"Bearer {token}"},
             )
         answer.raise_for_status()

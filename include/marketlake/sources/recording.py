@@ -7,16 +7,23 @@ piece of work stay at hand, byte for byte. What does not belong here: what a bod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from curl_cffi import requests
 
 from marketlake.clock import monotonic_s
+from marketlake.errors import ConfigError
+from marketlake.settings import EgressSettings
 
 _USUAL_LIMIT_S = 30.0
+_SIMULATED = "X-Marketlake-Simulated"
 _SECRETS = frozenset({"crumb", "apikey", "api_key", "key", "token", "access_token", "signature"})
 
 
@@ -42,6 +49,8 @@ class Exchange:
     status: int
     body: bytes
     retry_after_s: float | None
+    simulated: tuple[str, ...] = ()
+    """The quantities that a vendor sandbox says are made; a vendor itself says nothing."""
 
     @property
     def body_sha256(self) -> str:
@@ -59,17 +68,21 @@ class RecordingSession(requests.Session):  # type: ignore[misc]  # curl_cffi shi
         super().__init__(**options)
         self.limit_s = _USUAL_LIMIT_S
         self.exchanges: list[Exchange] = []
+        self.calls: list[VendorCall] = []
         self._on_call: Callable[[VendorCall], None] | None = None
 
     def begin(self, on_call: Callable[[VendorCall], None], *, limit_s: float) -> None:
         """Start a piece of work: forget earlier answers and report to ``on_call``."""
         self.exchanges = []
+        self.calls = []
         self.limit_s = limit_s
         self._on_call = on_call
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         """Send a request as curl_cffi does; its failures pass through."""
         kwargs["timeout"] = min(_seconds(kwargs.get("timeout"), self.limit_s), self.limit_s)
+        if isinstance(kwargs.get("params"), Mapping):
+            kwargs["params"] = _plain(kwargs["params"])
         shown = redacted_url(url, kwargs.get("params"))
         started = monotonic_s()
         try:
@@ -87,6 +100,7 @@ class RecordingSession(requests.Session):  # type: ignore[misc]  # curl_cffi shi
             int(response.status_code),
             bytes(response.content),
             _retry_after(response.headers.get("Retry-After")),
+            tuple(filter(None, response.headers.get(_SIMULATED, "").split(","))),
         )
         self.exchanges.append(exchange)
         self._report(
@@ -103,8 +117,53 @@ class RecordingSession(requests.Session):  # type: ignore[misc]  # curl_cffi shi
         return response
 
     def _report(self, call: VendorCall) -> None:
+        self.calls.append(call)
         if self._on_call is not None:
             self._on_call(call)
+
+
+@contextmanager
+def open_session(
+    egress: EgressSettings,
+    as_of: date,
+    *,
+    timeout_s: float,
+    on_call: Callable[[VendorCall], None],
+) -> Iterator[RecordingSession]:
+    """Open a session of its own for one piece of work, made on behalf of a session.
+
+    Nothing is kept between pieces of work, so forked tasks and threads share nothing.
+    """
+    bundle = ca_bundle(egress)
+    with RecordingSession(proxy=egress.proxy_for(as_of), verify=bundle or True) as session:
+        session.begin(on_call, limit_s=timeout_s)
+        yield session
+
+
+def address(base_url: str, as_of: date) -> str:
+    """Return a vendor's base URL for calls made on behalf of one session."""
+    return base_url.replace("{session}", as_of.isoformat()).rstrip("/")
+
+
+def ca_bundle(egress: EgressSettings) -> str | None:
+    """Return the file of certificate authorities to trust; ConfigError when it is not there."""
+    if egress.ca_bundle is None:
+        return None
+    modified_ns(egress.ca_bundle)
+    return str(egress.ca_bundle)
+
+
+def modified_ns(bundle: Path) -> int:
+    """Return when a file of certificate authorities was written."""
+    try:
+        return bundle.stat().st_mtime_ns
+    except OSError as error:
+        raise ConfigError(
+            expected="a readable file of certificate authorities",
+            was=str(error),
+            where="MARKETLAKE_EGRESS__CA_BUNDLE",
+            todo="start the platform (it writes the sandbox's), or correct the setting",
+        ) from None
 
 
 def redacted_url(url: str, params: Mapping[str, Any] | Sequence[tuple[str, Any]] | None) -> str:
@@ -115,6 +174,15 @@ def redacted_url(url: str, params: Mapping[str, Any] | Sequence[tuple[str, Any]]
     kept = [(name, value) for name, value in pairs if name.lower() not in _SECRETS]
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, urlencode(kept), ""))
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as requests sends them, for which some clients are written."""
+    return {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in params.items()
+        if value is not None
+    }
 
 
 def _seconds(timeout: object, otherwise: float) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -19,14 +18,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-import polars as pl
 import yfinance as yf
 from curl_cffi.requests import exceptions as curl
 from yfinance import cache as yf_cache
@@ -37,47 +35,36 @@ from marketlake.calendars import Calendar
 from marketlake.errors import (
     AuthFailed,
     BadPayload,
-    ConfigError,
     EmptyAnswer,
     MarketlakeError,
     NotFound,
-    RateLimited,
     SourceUnavailable,
-    Timeout,
 )
-from marketlake.settings import EgressSettings, YahooSettings
-from marketlake.sources.recording import Exchange, RecordingSession, VendorCall
+from marketlake.settings import EgressSettings, Settings, YahooSettings
+from marketlake.sources.failures import PASSING, UNREADABLE, Failures
+from marketlake.sources.history import (
+    Action,
+    SourceHistory,
+    action_frame,
+    bar_frame,
+    lead_start,
+    response_rows,
+)
+from marketlake.sources.recording import (
+    Exchange,
+    RecordingSession,
+    VendorCall,
+    ca_bundle,
+    modified_ns,
+)
+from marketlake.sources.source import CallPlan, FetchOne, Semantics, Source, one_by_one
 
-__all__ = ["VendorCall", "YahooHistory", "fetch_history"]
-
-_LEAD = timedelta(days=10)
 _FAR_FUTURE = date(2100, 1, 1)
 _KEPT_SESSIONS = 4
-_FIRST_COVERED = date(1990, 1, 1)
 
 # The zone of an exchange never changes, so it need not be asked for every symbol.
 _ZONES = {"XNYS": "America/New_York", "XNAS": "America/New_York"}
 
-_BAR_SCHEMA: dict[str, Any] = {
-    "session": pl.Date,
-    "symbol": pl.String,
-    "open_usd": pl.Float64,
-    "high_usd": pl.Float64,
-    "low_usd": pl.Float64,
-    "close_usd": pl.Float64,
-    "adj_close_usd": pl.Float64,
-    "volume_shares": pl.Float64,
-    "previous_close_usd": pl.Float64,
-    "simulated_fields": pl.List(pl.String),
-}
-_ACTION_SCHEMA: dict[str, Any] = {
-    "session": pl.Date,
-    "symbol": pl.String,
-    "kind": pl.String,
-    "split_ratio": pl.Float64,
-    "dividend_usd": pl.Float64,
-    "simulated_fields": pl.List(pl.String),
-}
 _PRICES = ("open_usd", "high_usd", "low_usd", "close_usd")
 _COLUMNS = {
     "open_usd": "Open",
@@ -87,47 +74,12 @@ _COLUMNS = {
     "adj_close_usd": "Adj Close",
     "volume_shares": "Volume",
 }
-# Request Timeout and Too Early: the same request may pass later.
-_PASSING = frozenset({408, 425})
 _BEFORE_FIRST_BAR = b"Data doesn't exist for startDate"
-_PROXY_WORDS = ("CONNECT tunnel failed", "over proxy")
-_CURL_ADVICE = " See https://curl.se/libcurl/c/libcurl-errors.html first for more details."
-_USER_IN_URL = re.compile(r"://[^/@\s]+@")
-_ACTION_QUANTITIES = {"split": "split_ratio", "dividend": "dividend_usd"}
 
-
-@dataclass(frozen=True)
-class YahooHistory:
-    """What Yahoo said about one symbol.
-
-    ``bars`` and ``actions`` cover the sessions asked for; ``later_splits`` are splits after them
-    that Yahoo has already applied to the bars. ``responses`` are the answers that these were read
-    from, ``calls`` every request that was made.
-    """
-
-    symbol: str
-    bars: pl.DataFrame
-    actions: pl.DataFrame
-    later_splits: pl.DataFrame
-    responses: list[dict[str, Any]]
-    calls: list[VendorCall]
-
-
-_Kind = TypeVar("_Kind", bound=MarketlakeError)
 _Part = TypeVar("_Part")
 
 # Whatever yfinance lets through when an answer is not what it hoped for.
-_FAILURES = (
-    YFException,
-    curl.RequestException,
-    AttributeError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    NotImplementedError,
-)
+_FAILURES = (YFException, curl.RequestException, *UNREADABLE)
 
 
 class _Client(Protocol):
@@ -144,7 +96,7 @@ def fetch_history(
     egress: EgressSettings,
     settings: YahooSettings,
     on_call: Callable[[VendorCall], None],
-) -> YahooHistory:
+) -> SourceHistory:
     """Fetch a symbol's bars and actions from ``first`` to ``last``, both included.
 
     ``as_of`` is the session for which the call is made; it chooses the sandbox's market clock.
@@ -162,10 +114,11 @@ def fetch_history(
         session = _PROCESS.session(egress.proxy_for(as_of), egress)
         _PROCESS.know_zone(symbol, calendar.name)
         work = _Fetch(symbol, session, settings, record)
-        start = max(first - _LEAD, _FIRST_COVERED)
-        frame, chart, answer = work.history(start, last + timedelta(days=1), interval="1d")
+        frame, chart, answer = work.history(
+            lead_start(first), last + timedelta(days=1), interval="1d"
+        )
         answers = [answer]
-        later: list[_Action] = []
+        later: list[Action] = []
         if work.read(_trade_day, chart) > last:
             # Quarterly bars keep the answer small; its events have exact dates all the same.
             _, later_chart, later_answer = work.history(
@@ -179,23 +132,20 @@ def fetch_history(
             ]
         simulated = tuple(str(name) for name in chart["meta"].get("simulated", ()))
         inside = [item for item in work.read(_actions_of, chart) if first <= item.session <= last]
-        return YahooHistory(
+        return SourceHistory(
             symbol=symbol,
-            bars=_bar_frame(symbol, frame, first, last, calendar=calendar, simulated=simulated),
-            actions=_action_frame(symbol, inside, simulated),
-            later_splits=_action_frame(symbol, later, simulated),
-            responses=[
-                {
-                    "symbol": symbol,
-                    "request_no": number,
-                    "method": item.method,
-                    "url": item.url,
-                    "status": item.status,
-                    "body": item.body,
-                    "body_sha256": item.body_sha256,
-                }
-                for number, item in enumerate(answers)
-            ],
+            bars=bar_frame(
+                symbol,
+                [stamp.date() for stamp in frame.index],
+                _values(frame),
+                first,
+                last,
+                calendar=calendar,
+                simulated=simulated,
+            ),
+            actions=action_frame(symbol, inside, simulated),
+            later_splits=action_frame(symbol, later, simulated),
+            responses=response_rows(symbol, answers),
             calls=calls,
         )
 
@@ -212,9 +162,10 @@ class _Process:
     def session(self, proxy: str | None, egress: EgressSettings) -> RecordingSession:
         """Return the session for a proxy, opened once and kept while it is in use."""
         self._enter_process()
-        bundle = None if egress.ca_bundle is None else str(egress.ca_bundle)
+        bundle = ca_bundle(egress)
         # A restarted sandbox has a new authority in the same file.
-        key = (proxy, bundle and f"{bundle}@{_modified(bundle)}")
+        written = egress.ca_bundle and f"{bundle}@{modified_ns(egress.ca_bundle)}"
+        key = (proxy, str(written) if written else None)
         if key not in self._sessions:
             self._sessions[key] = RecordingSession(
                 impersonate="chrome",
@@ -258,24 +209,16 @@ def _remove_own(folder: str, pid: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _modified(path: str) -> int:
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError as error:
-        raise ConfigError(
-            expected="a readable file of certificate authorities",
-            was=str(error),
-            where="MARKETLAKE_EGRESS__CA_BUNDLE",
-            todo="start the platform (it writes the sandbox's), or correct the setting",
-        ) from None
-
-
 @dataclass(frozen=True)
 class _Fetch:
     symbol: str
     session: RecordingSession
     settings: YahooSettings
     record: Callable[[VendorCall], None]
+
+    @property
+    def _failures(self) -> Failures:
+        return Failures("yahoo", "Yahoo", self.symbol, self.settings.timeout_s)
 
     def history(
         self, start: date, end: date, *, interval: str, may_be_empty: bool = False
@@ -329,35 +272,40 @@ class _Fetch:
 
     def _explain(self, error: Exception) -> MarketlakeError:
         """Return the error of our tree for a failure of the client."""
+        failures = self._failures
         if isinstance(error, curl.RequestException):
-            return self._transport(error)
+            return failures.transport(error)
         answer = self._answer()
         if isinstance(error, YFRateLimitError) or (answer and answer.status == 429):
-            return self._rate_limited(answer)
+            return failures.too_many_requests(answer)
         if answer is None:
-            return self._error(SourceUnavailable, "an answer", f"none: {error}")
+            return failures.error(SourceUnavailable, "an answer", f"none: {error}")
         if answer.status in {401, 403}:
-            return self._error(
+            return failures.error(
                 AuthFailed,
                 "a chart without credentials",
                 f"HTTP {answer.status}",
                 "check whether Yahoo still serves this address, then clear the task",
             )
-        if answer.status >= 500 or answer.status in _PASSING:
-            return self._error(SourceUnavailable, "HTTP 200", f"HTTP {answer.status}")
+        if answer.status >= 500 or answer.status in PASSING:
+            return failures.refused(answer)
         if answer.status == 404:
-            return self._error(
+            return failures.error(
                 NotFound, "a symbol that Yahoo knows", f"HTTP 404, {error}", "correct the universe"
             )
         return self._about_body(answer, error)
 
     def _about_body(self, answer: Exchange, error: Exception) -> MarketlakeError:
         if not answer.body.strip():
-            return self._error(SourceUnavailable, "a chart", f"HTTP {answer.status}, no body")
+            return self._failures.error(
+                SourceUnavailable, "a chart", f"HTTP {answer.status}, no body"
+            )
         if b"Will be right back" in answer.body:
-            return self._error(SourceUnavailable, "a chart", "Yahoo's page 'Will be right back'")
+            return self._failures.error(
+                SourceUnavailable, "a chart", "Yahoo's page 'Will be right back'"
+            )
         if self._has_no_bars(answer):
-            return self._error(
+            return self._failures.error(
                 EmptyAnswer, "bars", f"none: {error}", "check that the symbol traded in this span"
             )
         start = answer.body[:80].decode("utf-8", "replace")
@@ -372,62 +320,13 @@ class _Fetch:
         except BadPayload:
             return False
 
-    def _transport(self, error: curl.RequestException) -> MarketlakeError:
-        if isinstance(error, curl.Timeout):
-            limit = f"an answer within {self.settings.timeout_s:g} s"
-            return self._error(Timeout, limit, "none")
-        # A proxy's URL may hold a password.
-        said = _USER_IN_URL.sub("://", str(error)).removesuffix(_CURL_ADVICE)
-        if isinstance(error, curl.CertificateVerifyError) or "trust anchors" in said:
-            return self._error(
-                ConfigError,
-                "a certificate signed by a trusted authority",
-                said,
-                "set MARKETLAKE_EGRESS__CA_BUNDLE to the proxy's authority",
-            )
-        if isinstance(error, curl.ProxyError) or any(words in said for words in _PROXY_WORDS):
-            return self._error(
-                SourceUnavailable,
-                "an egress proxy that lets this host through",
-                said,
-                "check MARKETLAKE_EGRESS__PROXY_URL and `marketlake status`",
-            )
-        return self._error(SourceUnavailable, "a complete answer", said)
-
-    def _rate_limited(self, answer: Exchange | None) -> RateLimited:
-        wait = answer.retry_after_s if answer else None
-        error = self._error(
-            RateLimited,
-            "an answer",
-            f"HTTP 429, to try again in {'?' if wait is None else f'{wait:g}'} s",
-            "wait; lower the slots of pool 'yahoo' if it goes on",
-        )
-        error.retry_after_s = wait
-        return error
-
     def _bad_payload(self, was: str) -> BadPayload:
-        return self._error(
+        return self._failures.error(
             BadPayload,
             f"Yahoo's chart JSON of {self.symbol} in USD",
             was,
             "compare the recorded response with the documented chart",
         )
-
-    def _error(
-        self,
-        kind: type[_Kind],
-        expected: str,
-        was: str,
-        todo: str = "the task tries again; if it goes on, look at Yahoo's state",
-    ) -> _Kind:
-        return kind(expected=expected, was=was, where=f"yahoo, {self.symbol}", todo=todo)
-
-
-@dataclass(frozen=True)
-class _Action:
-    session: date
-    kind: str
-    amount: float
 
 
 def _exchange_day(stamp: float, chart: dict[str, Any]) -> date:
@@ -441,15 +340,15 @@ def _trade_day(chart: dict[str, Any]) -> date:
     return _FAR_FUTURE if stamp is None else _exchange_day(float(stamp), chart)
 
 
-def _actions_of(chart: dict[str, Any]) -> list[_Action]:
+def _actions_of(chart: dict[str, Any]) -> list[Action]:
     """Return a chart's events by their own dates (yfinance's frame moves them onto bars)."""
     events = chart.get("events", {})
     dividends = [
-        _Action(_exchange_day(item["date"], chart), "dividend", float(item["amount"]))
+        Action(_exchange_day(item["date"], chart), "dividend", float(item["amount"]))
         for item in events.get("dividends", {}).values()
     ]
     splits = [
-        _Action(
+        Action(
             _exchange_day(item["date"], chart),
             "split",
             float(item["numerator"]) / float(item["denominator"]),
@@ -459,58 +358,31 @@ def _actions_of(chart: dict[str, Any]) -> list[_Action]:
     return [*dividends, *splits]
 
 
-def _action_frame(symbol: str, actions: list[_Action], simulated: tuple[str, ...]) -> pl.DataFrame:
-    rows = [
-        {
-            "session": item.session,
-            "symbol": symbol,
-            "kind": item.kind,
-            "split_ratio": item.amount if item.kind == "split" else None,
-            "dividend_usd": item.amount if item.kind == "dividend" else None,
-            "simulated_fields": [
-                name for name in simulated if name == _ACTION_QUANTITIES[item.kind]
-            ],
-        }
-        for item in actions
-    ]
-    return pl.DataFrame(rows, schema=_ACTION_SCHEMA).sort("session", "kind")
-
-
-def _bar_frame(
-    symbol: str,
-    frame: pd.DataFrame,
-    first: date,
-    last: date,
-    *,
-    calendar: Calendar,
-    simulated: tuple[str, ...],
-) -> pl.DataFrame:
-    """Return the bars of the span; a value that Yahoo does not give is null."""
-    days = [stamp.date() for stamp in frame.index]
-    sessions = calendar.sessions(max(first - _LEAD, _FIRST_COVERED), last)
-    before = dict(pairwise(reversed(sessions)))
-    closes = dict(zip(days, frame["Close"].tolist(), strict=True)) if days else {}
-    kept = np.asarray([first <= day <= last for day in days], dtype=bool)
-    inside = [day for day in days if first <= day <= last]
-    # Columns as yfinance names them; an answer without bars has none.
-    values = {
-        name: frame[column].to_numpy(dtype=np.float64)[kept] if days else np.empty(0)
-        for name, column in _COLUMNS.items()
-    }
+def _values(frame: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
+    """Return yfinance's columns; an answer without bars has none."""
+    if frame.empty:
+        return {}
+    values = {name: frame[column].to_numpy(dtype=np.float64) for name, column in _COLUMNS.items()}
     priced = ~np.isnan(np.stack([values[name] for name in _PRICES])).all(axis=0)
-    own = [name for name in simulated if name not in _ACTION_QUANTITIES.values()]
-    return pl.DataFrame(
-        {
-            "session": inside,
-            "symbol": [symbol] * len(inside),
-            **values,
-            # yfinance writes a missing volume as 0.
-            "volume_shares": np.where(priced, values["volume_shares"], np.nan),
-            "previous_close_usd": np.asarray(
-                [closes.get(before.get(day), np.nan) for day in inside], dtype=np.float64
-            ),
-            "simulated_fields": [own] * len(inside),
-        },
-        schema=_BAR_SCHEMA,
-        nan_to_null=True,
-    ).sort("session")
+    # yfinance writes a missing volume as 0.
+    values["volume_shares"] = np.where(priced, values["volume_shares"], np.nan)
+    return values
+
+
+def source(settings: Settings) -> Source:
+    """Return Yahoo Finance as these settings reach it."""
+    fetch: FetchOne = partial(fetch_history, egress=settings.egress, settings=settings.yahoo)
+    return Source(
+        name="yahoo",
+        vendor="Yahoo Finance",
+        semantics=Semantics(
+            basis="split_adjusted",
+            close="auction",
+            volume="consolidated",
+            actions=("split", "dividend"),
+            lag_minutes=settings.yahoo.lag_minutes,
+        ),
+        # A chart, and the splits after it where the vendor knows later sessions.
+        plan=CallPlan(calls_a_symbol=2),
+        fetch=one_by_one(fetch),
+    )

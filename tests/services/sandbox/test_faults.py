@@ -69,9 +69,12 @@ def test_planted_faults_show_at_their_session_and_are_corrected_by_the_next() ->
         )
         assert at is not None
         assert later is not None
-        assert not _same(apply_planted(at, vendor="yahoo"), at), fault.symbol
-        assert _same(apply_planted(later, vendor="yahoo"), later)
-    assert [fault.symbol for fault in planted_at(date(2022, 12, 27))] == ["KO", "PFE"]
+        assert not _same(apply_planted(at, vendor=fault.vendor), at), fault.symbol
+        assert _same(apply_planted(later, vendor=fault.vendor), later)
+        assert _same(apply_planted(at, vendor="another"), at)
+    day = date(2022, 12, 27)
+    assert [fault.symbol for fault in planted_at(day, vendor="yahoo")] == ["KO", "PFE"]
+    assert [fault.symbol for fault in planted_at(day)] == ["KO", "PFE", "UNH"]
     assert planted_at(date(2022, 12, 28)) == []
 
 

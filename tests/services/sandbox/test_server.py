@@ -93,12 +93,14 @@ def test_requests_are_recorded_with_secrets_hashed(vendors: RunningSandbox, name
 
 
 def test_planted_faults_are_listed(vendors: RunningSandbox) -> None:
-    rows = vendors.control("GET", "/__ctl/planted?session=2022-12-27")
+    rows = vendors.control("GET", "/__ctl/planted?session=2022-12-27&vendor=yahoo")
     assert [(row["symbol"], row["kind"]) for row in rows] == [
         ("KO", "missing_days"),
         ("PFE", "null_row"),
     ]
-    assert len(vendors.control("GET", "/__ctl/planted")) == 4
+    assert len(vendors.control("GET", "/__ctl/planted?vendor=yahoo")) == 4
+    everyone = {row["vendor"] for row in vendors.control("GET", "/__ctl/planted")}
+    assert everyone == {"yahoo", "alpha_vantage", "iex"}
 
 
 def test_control_needs_the_token_and_says_what_is_wrong(vendors: RunningSandbox) -> None:

@@ -14,12 +14,12 @@ from marketlake.errors import ConfigError
 
 
 class Clocks:
-    """Which session each namespace knows."""
+    """Which session each namespace knows; ``default`` is that of a mere name."""
 
     def __init__(self, *, calendar: str, publish_delay_minutes: int, default: date) -> None:
         self._calendar = calendar
         self._delay = timedelta(minutes=publish_delay_minutes)
-        self._default = default
+        self.default = default
         self._set: dict[str, date] = {}
 
     def known(self, namespace: str) -> date:
@@ -29,7 +29,7 @@ class Clocks:
         try:
             return date.fromisoformat(namespace)
         except ValueError:
-            return self._default
+            return self.default
 
     def set(self, namespace: str, at: str) -> date:
         """Put a namespace's clock at a session, or at an instant (ISO 8601 with an offset)."""

@@ -1,6 +1,6 @@
-"""The control API: clocks, faults, recorded requests, planted faults. Every call needs the token.
+"""The control API: clocks, faults, limits, recorded requests, planted faults.
 
-``GET /healthz`` alone is open. What does not belong here: vendors' own paths.
+Every call but ``GET /healthz`` needs the token. What does not belong here: vendors' own paths.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def control_routes(sandbox: Sandbox, token: SecretStr) -> list[web.RouteDef]:
         ("PUT", "/__ctl/clock", api.set_clock),
         ("GET", "/__ctl/clock", api.get_clock),
         ("POST", "/__ctl/faults", api.add_fault),
+        ("PUT", "/__ctl/limits", api.set_limits),
+        ("POST", "/__ctl/wait", api.wait),
         ("GET", "/__ctl/requests", api.list_requests),
         ("GET", "/__ctl/planted", api.list_planted),
         ("POST", "/__ctl/reset", api.reset),
@@ -89,6 +91,20 @@ class _Control:
         rule = self._sandbox.faults.add(await _document(http))
         return web.json_response({"rule_id": rule.rule_id}, status=201)
 
+    async def set_limits(self, http: web.Request) -> web.Response:
+        body = await _document(http)
+        limits = {
+            name: None if body.get(name) is None else int(body[name])
+            for name in ("a_minute", "a_day")
+        }
+        self._sandbox.limits.set(str(body["namespace"]), str(body["vendor"]), **limits)
+        return web.json_response(limits)
+
+    async def wait(self, http: web.Request) -> web.Response:
+        body = await _document(http)
+        now_s = self._sandbox.limits.advance(str(body["namespace"]), float(body["seconds"]))
+        return web.json_response({"now_s": now_s})
+
     async def list_requests(self, http: web.Request) -> web.Response:
         namespace = http.query.get("namespace")
         rows = [row for row in self._sandbox.requests if namespace in {None, row["namespace"]}]
@@ -96,12 +112,15 @@ class _Control:
 
     async def list_planted(self, http: web.Request) -> web.Response:
         asked = http.query.get("session")
-        faults = planted_at(date.fromisoformat(asked) if asked else None)
+        faults = planted_at(
+            date.fromisoformat(asked) if asked else None, vendor=http.query.get("vendor", "")
+        )
         return web.json_response([fault.as_json() for fault in faults])
 
     async def reset(self, http: web.Request) -> web.Response:
         namespace = str((await _document(http)).get("namespace", ""))
         self._sandbox.faults.reset(namespace)
+        self._sandbox.limits.reset(namespace)
         self._sandbox.clocks.reset(namespace)
         return web.json_response({"status": "reset"})
 

@@ -19,6 +19,7 @@ from aiohttp import web
 from marketlake.services.sandbox.clocks import Clocks
 from marketlake.services.sandbox.control import control_routes
 from marketlake.services.sandbox.faults import FaultBook, Rule, apply_planted, replayed_body
+from marketlake.services.sandbox.limits import Limits
 from marketlake.services.sandbox.markets import world_of
 from marketlake.services.sandbox.proxy import ConnectProxy
 from marketlake.services.sandbox.vendors import VENDORS
@@ -30,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 _RECORDED_REQUESTS = 5_000
 _LARGEST_BODY = 32 * 1024 * 1024
-_SECRETS = ("crumb", "apikey", "token", "key")
+_SECRETS = ("crumb", "apikey", "api_key", "token", "key")
+_SECRET_HEADERS = ("apca-api-key-id", "apca-api-secret-key", "authorization")
 _HTML = b"<!doctype html><html><body>Our engineers are working on it</body></html>"
 
 
@@ -45,8 +47,11 @@ class Sandbox:
     def __init__(self, settings: Settings, *, vendors: tuple[Vendor, ...] = VENDORS) -> None:
         self._settings = settings
         self._by_host = {host: vendor for vendor in vendors for host in vendor.hosts}
+        # A base URL names a host, or a vendor by its own name.
+        self.main_hosts = {vendor.name: vendor.main_host for vendor in vendors}
         self.world: World = world_of(settings)
         self.faults = FaultBook()
+        self.limits = Limits()
         self.requests: deque[dict[str, Any]] = deque(maxlen=_RECORDED_REQUESTS)
         market = settings.market
         self.clocks = Clocks(
@@ -57,6 +62,11 @@ class Sandbox:
         self.proxy = ConnectProxy(hosts=self._by_host, target_host=settings.sandbox.host)
         self._runners: list[web.AppRunner] = []
         self.http_port = self.tls_port = self.proxy_port = 0
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Return every host that the vendors answer to."""
+        return frozenset(self._by_host)
 
     async def start(self) -> None:
         """Open the three listeners; port 0 in the settings means any free port."""
@@ -70,6 +80,7 @@ class Sandbox:
         self.proxy_port = await self.proxy.start(host, settings.proxy_port)
         control = web.Application(client_max_size=_LARGEST_BODY)
         control.add_routes(control_routes(self, settings.control_token))
+        control.router.add_route("*", "/{namespace}/{place}/{path:.*}", self._based_request)
         self.http_port = await self._listen(control, host, settings.http_port, None)
         logger.info(
             "sandbox: %s market, proxy on %d, control on %d",
@@ -111,25 +122,48 @@ class Sandbox:
         vendor = self._by_host.get(host)
         if vendor is None:
             return web.Response(status=421, text=f"no vendor here is called {host}")
-        request = VendorRequest(host, http.method, http.path, dict(http.query))
-        namespace = self._namespace(http)
+        path = "/" + http.match_info["path"]
+        request = VendorRequest(host, http.method, path, dict(http.query), http.headers)
+        return await self._answer(http, vendor, request, self._namespace(http))
+
+    async def _based_request(self, http: web.Request) -> web.StreamResponse:
+        """Answer ``/NAMESPACE/VENDOR/...``: the vendors without proxy and TLS."""
+        place = http.match_info["place"]
+        host = self.main_hosts.get(place, place)
+        vendor = self._by_host.get(host)
+        namespace = http.match_info["namespace"]
+        if vendor is None or namespace == "__ctl":
+            return web.Response(status=404, text=f"no vendor here is called {place}")
+        path = "/" + http.match_info["path"]
+        request = VendorRequest(host, http.method, path, dict(http.query), http.headers)
+        return await self._answer(http, vendor, request, namespace)
+
+    async def _answer(
+        self, http: web.Request, vendor: Vendor, request: VendorRequest, namespace: str
+    ) -> web.StreamResponse:
         symbol = vendor.symbol(request)
         place = {
             "namespace": namespace,
             "vendor": vendor.name,
-            "path": f"{host}{request.path}",
+            "path": f"{request.host}{request.path}",
             "symbol": symbol,
         }
         fault = self.faults.wire_fault(**place)
         self._record(place, request, fault)
+        # Handshakes and the like, which are about no symbol, are free.
+        over = self.limits.over(namespace, vendor.name) if symbol and fault is None else None
+        if over is not None:
+            return _response(vendor.over_limit(over))
 
         def look(name: str) -> View | None:
             view = self.world.view(name, self.clocks.known(namespace))
             if view is None:
                 return None
-            if self._settings.sandbox.plant_faults and self._settings.market.name == "packaged":
+            settings = self._settings.sandbox
+            view = vendor.shows(view, seed=settings.seed, difference_bps=settings.difference_bps)
+            if settings.plant_faults and self._settings.market.name == "packaged":
                 view = apply_planted(view, vendor=vendor.name)
-            return self.faults.edit(view, **place)
+            return self.faults.edit(view, **{**place, "symbol": view.symbol})
 
         if fault is not None:
             return await _spoiled(http, fault, vendor, vendor.answer(request, look))
@@ -145,6 +179,11 @@ class Sandbox:
             for name, value in request.query.items()
         }
         entry = {**place, "method": request.method, "query": query}
+        entry["credentials"] = {
+            name: _hashed(value)
+            for name, value in request.headers.items()
+            if name.lower() in _SECRET_HEADERS
+        }
         self.requests.append({**entry, "fault": fault.kind if fault else None})
 
 
@@ -178,6 +217,9 @@ def _other_answer(fault: Rule, vendor: Vendor, good: Answer) -> Answer:
         ),
         "http_5xx": lambda: Answer(status or 503, vendor.refusal(503)),
         "bad_auth": lambda: Answer(401, vendor.refusal(401), {"Content-Type": "application/json"}),
+        "soft_limit": lambda: Answer(
+            200, vendor.soft_limit(str(fault.args.get("wording", ""))), good.headers
+        ),
         "malformed": lambda: Answer(200, good.body[: len(good.body) // 2], good.headers),
         "html_200": lambda: Answer(200, _HTML, {"Content-Type": "text/html"}),
         "empty_200": lambda: Answer(200, b"", good.headers),

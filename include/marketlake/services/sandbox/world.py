@@ -66,18 +66,50 @@ class View:
     dividend_sessions: Dates
     dividends_usd: Floats
     simulated: tuple[str, ...]
+    currency: str = "USD"
 
     def rows(self, keep: npt.NDArray[np.bool_]) -> View:
         """Return the view with only the bars where ``keep`` is true; actions stay."""
+        return self.bars_at(np.flatnonzero(keep))
+
+    def bars_at(self, positions: npt.NDArray[np.int64]) -> View:
+        """Return the view with the bars at these positions, in this order; actions stay."""
         return replace(
             self,
-            sessions=self.sessions[keep],
-            open_usd=self.open_usd[keep],
-            high_usd=self.high_usd[keep],
-            low_usd=self.low_usd[keep],
-            close_usd=self.close_usd[keep],
-            adj_close_usd=self.adj_close_usd[keep],
-            volume_shares=self.volume_shares[keep],
+            sessions=self.sessions[positions],
+            open_usd=self.open_usd[positions],
+            high_usd=self.high_usd[positions],
+            low_usd=self.low_usd[positions],
+            close_usd=self.close_usd[positions],
+            adj_close_usd=self.adj_close_usd[positions],
+            volume_shares=self.volume_shares[positions],
+        )
+
+    def as_traded(self) -> View:
+        """Return the view with its splits taken out of prices, volumes and dividends again."""
+        ratio = _product_after(self.sessions, self.split_sessions, self.split_ratios)
+        before_ex = self.dividend_sessions - np.timedelta64(1, "D")
+        return replace(
+            self,
+            open_usd=self.open_usd * ratio,
+            high_usd=self.high_usd * ratio,
+            low_usd=self.low_usd * ratio,
+            close_usd=self.close_usd * ratio,
+            volume_shares=np.rint(self.volume_shares / ratio),
+            dividends_usd=self.dividends_usd
+            * _product_after(before_ex, self.split_sessions, self.split_ratios),
+        )
+
+    def totalled(self) -> View:
+        """Return the view with prices and volumes adjusted as its adjusted close is."""
+        factor = self.adj_close_usd / self.close_usd
+        return replace(
+            self,
+            open_usd=self.open_usd * factor,
+            high_usd=self.high_usd * factor,
+            low_usd=self.low_usd * factor,
+            close_usd=self.adj_close_usd,
+            volume_shares=np.rint(self.volume_shares / factor),
         )
 
 

@@ -7,7 +7,11 @@ refusals. To add one, write a module with a class that has this protocol and lis
 
 from __future__ import annotations
 
+from marketlake.services.sandbox.vendors.alpaca import Alpaca
+from marketlake.services.sandbox.vendors.alpha_vantage import AlphaVantage
+from marketlake.services.sandbox.vendors.fred import Fred
+from marketlake.services.sandbox.vendors.stooq import Stooq
 from marketlake.services.sandbox.vendors.wire import Vendor
 from marketlake.services.sandbox.vendors.yahoo import Yahoo
 
-VENDORS: tuple[Vendor, ...] = (Yahoo(),)
+VENDORS: tuple[Vendor, ...] = (Yahoo(), AlphaVantage(), Alpaca(), Fred(), Stooq())

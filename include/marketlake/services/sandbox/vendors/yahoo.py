@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from marketlake.services.sandbox.counter_random import Days, Floats
-from marketlake.services.sandbox.vendors.wire import Answer, Look, VendorRequest
+from marketlake.services.sandbox.limits import Span
+from marketlake.services.sandbox.vendors.wire import (
+    Answer,
+    Look,
+    VendorRequest,
+    too_many_requests,
+)
 from marketlake.services.sandbox.world import Dates, View
 
 _ZONE_NAME = "America/New_York"
@@ -63,11 +70,16 @@ class Yahoo:
             "finance.yahoo.com",
         }
     )
+    main_host = "query2.finance.yahoo.com"
 
     def symbol(self, request: VendorRequest) -> str:
         """Return the symbol of a chart request."""
         match = _CHART.match(request.path)
         return match[1] if match else ""
+
+    def shows(self, view: View, *, seed: int, difference_bps: float) -> View:
+        """Return the market as it is."""
+        return view
 
     def answer(self, request: VendorRequest, look: Look) -> Answer:
         """Answer the handshake, charts, and everything else with Yahoo's 404."""
@@ -89,6 +101,14 @@ class Yahoo:
         if status == 401:
             return Answer.of_json(_error("finance", "Unauthorized", "Invalid Crumb")).body
         return b"<html><body>Internal Server Error</body></html>"
+
+    def over_limit(self, span: Span) -> Answer:
+        """Return a 429."""
+        return too_many_requests(self, span)
+
+    def soft_limit(self, wording: str) -> bytes:
+        """Return Yahoo's refusal: it knows no other words than under a 429."""
+        return self.refusal(429)
 
 
 def _error(member: str, code: str, description: str) -> dict[str, Any]:
@@ -148,10 +168,8 @@ def _coarser(view: View, interval: str) -> View:
     ends = np.append(starts[1:], len(period)) - 1
     if not starts.size:
         return view
-    return View(
-        symbol=view.symbol,
-        kind=view.kind,
-        known=view.known,
+    return replace(
+        view,
         sessions=view.sessions[starts],
         open_usd=view.open_usd[starts],
         high_usd=np.fmax.reduceat(view.high_usd, starts),
@@ -159,11 +177,6 @@ def _coarser(view: View, interval: str) -> View:
         close_usd=view.close_usd[ends],
         adj_close_usd=view.adj_close_usd[ends],
         volume_shares=np.add.reduceat(view.volume_shares, starts),
-        split_sessions=view.split_sessions,
-        split_ratios=view.split_ratios,
-        dividend_sessions=view.dividend_sessions,
-        dividends_usd=view.dividends_usd,
-        simulated=view.simulated,
     )
 
 
@@ -173,7 +186,7 @@ def _meta(symbol: str, interval: str, query: Mapping[str, str], view: View) -> d
     offset = local.utcoffset()
     index = view.kind == "index"
     meta = {
-        "currency": "USD",
+        "currency": view.currency,
         "symbol": symbol,
         "exchangeName": "SNP" if index else "NYQ",
         "instrumentType": "INDEX" if index else "EQUITY",

@@ -1,0 +1,137 @@
+"""What a source declares about itself: credentials, meaning of its numbers, calls, how to ask it.
+
+What does not belong here: which sources there are (``catalog``) and how one is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal, Protocol
+
+from marketlake.calendars import Calendar
+from marketlake.errors import EmptyAnswer, NotFound
+from marketlake.sources.history import SourceHistory
+from marketlake.sources.recording import VendorCall
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """What a source's numbers mean.
+
+    ``basis``: for what its prices are adjusted, as of its answer; a publisher of values has none.
+    ``close``: what its close is. ``actions``: which corporate actions it tells, dividends in the
+    shares of their own day when the basis is ``as_traded``, of the answer's day otherwise.
+    ``volume_follows_dividends``: a total-return vendor that also scales volume by its factor.
+    """
+
+    basis: Literal["as_traded", "split_adjusted", "total_return", "value"]
+    close: Literal["auction", "last_trade", "value"]
+    volume: Literal["consolidated", "one_venue", "none"]
+    actions: tuple[Literal["split", "dividend"], ...] = ()
+    lag_minutes: int = 0
+    volume_follows_dividends: bool = False
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """How often a source may be asked; None is no limit that its vendor declares."""
+
+    a_day: int | None = None
+    a_minute: int | None = None
+    symbols_a_call: int = 1
+    calls_a_symbol: int = 1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a source said about several symbols, and of which it has nothing."""
+
+    histories: Mapping[str, SourceHistory]
+    left_out: Mapping[str, EmptyAnswer | NotFound]
+
+
+class Fetch(Protocol):
+    """Asks a source for symbols over the sessions ``first`` to ``last``, both included.
+
+    ``as_of`` is the session on behalf of which the call is made. A symbol that the vendor does not
+    have is left out with its reason; any other failure is raised.
+    """
+
+    def __call__(
+        self,
+        symbols: Sequence[str],
+        first: date,
+        last: date,
+        *,
+        as_of: date,
+        calendar: Calendar,
+        on_call: Callable[[VendorCall], None],
+    ) -> Answers:
+        """Ask."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One vendor, ready to be asked.
+
+    ``credentials`` are the settings it needs a value of; ``not_configured`` names those that have
+    none, and such a source is not asked at all.
+    """
+
+    name: str
+    vendor: str
+    semantics: Semantics
+    plan: CallPlan
+    fetch: Fetch
+    credentials: tuple[str, ...] = ()
+    not_configured: str | None = None
+
+
+class FetchOne(Protocol):
+    """Asks a source for one symbol."""
+
+    def __call__(
+        self,
+        symbol: str,
+        first: date,
+        last: date,
+        *,
+        as_of: date,
+        calendar: Calendar,
+        on_call: Callable[[VendorCall], None],
+    ) -> SourceHistory:
+        """Ask."""
+
+
+def one_by_one(fetch: FetchOne) -> Fetch:
+    """Return how to ask for several symbols where a vendor answers about one at a time."""
+
+    def fetch_all(
+        symbols: Sequence[str],
+        first: date,
+        last: date,
+        *,
+        as_of: date,
+        calendar: Calendar,
+        on_call: Callable[[VendorCall], None],
+    ) -> Answers:
+        histories: dict[str, SourceHistory] = {}
+        left_out: dict[str, EmptyAnswer | NotFound] = {}
+        for symbol in symbols:
+            try:
+                histories[symbol] = fetch(
+                    symbol, first, last, as_of=as_of, calendar=calendar, on_call=on_call
+                )
+            except (EmptyAnswer, NotFound) as error:
+                left_out[symbol] = error
+        return Answers(histories, left_out)
+
+    return fetch_all
+
+
+def missing(**values: object) -> str | None:
+    """Return the names of the settings that have no value, or None when all have one."""
+    names = [name for name, value in values.items() if not value]
+    return " and ".join(names) or None
