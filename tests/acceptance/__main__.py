@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from marketlake.settings import PROJECT_ROOT
 
-from tests.acceptance import crashes, figures, overhead, soak
+from tests.acceptance import (
+    consensus_faults,
+    consensus_vendors,
+    crashes,
+    figures,
+    integrity_corpora,
+    overhead,
+    soak,
+)
 from tests.acceptance.installation import installation
 
+RECORDINGS = PROJECT_ROOT.parent / "shared" / "data"
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 Home = Annotated[
@@ -24,6 +34,9 @@ Home = Annotated[
 FirstSession = Annotated[
     str | None,
     typer.Option(help="A shorter history than the packaged market's, from this session."),
+]
+Recordings = Annotated[
+    Path, typer.Option(help="The folder of real reference data.", exists=True, file_okay=False)
 ]
 Save = Annotated[bool, typer.Option(help="Write the figures to docs/figures.")]
 
@@ -89,6 +102,43 @@ def kill(
     _keep("kill-matrix", when, found, save)
     if not found["all_well"]:
         raise SystemExit("something was lost, half-published, or not completed")
+
+
+@app.command("consensus-faults")
+def measure_consensus_on_faults(
+    data: Recordings = RECORDINGS, cells: int = consensus_faults.CELLS, save: Save = True
+) -> None:
+    """Known faults in one and in two of three copies of a real history (half a minute)."""
+    when = figures.circumstances()
+    found = consensus_faults.measure(data, cells=cells)
+    consensus_faults.show(found)
+    _keep("consensus-faults", when, found, save)
+    if problems := consensus_faults.missed(found):
+        raise SystemExit("; ".join(problems))
+
+
+@app.command("consensus-vendors")
+def measure_consensus_of_vendors(data: Recordings = RECORDINGS, save: Save = True) -> None:
+    """Four real vendors that disagree: episodes, their classes, the known conflicts (seconds)."""
+    when = figures.circumstances()
+    found = consensus_vendors.measure(data)
+    consensus_vendors.show(found)
+    _keep("consensus-vendors", when, found, save)
+    if problems := consensus_vendors.missed(found):
+        raise SystemExit("; ".join(problems))
+
+
+@app.command("integrity")
+def measure_integrity(
+    data: Recordings = RECORDINGS, cells: int = integrity_corpora.CELLS, save: Save = True
+) -> None:
+    """Faults in one source on its own, yfinance's real repair cases, GameStop (a minute)."""
+    when = figures.circumstances()
+    found = integrity_corpora.measure(data, cells=cells)
+    integrity_corpora.show(found)
+    _keep("integrity", when, found, save)
+    if problems := integrity_corpora.missed(found):
+        raise SystemExit("; ".join(problems))
 
 
 @app.command("accept")
