@@ -171,6 +171,18 @@ def test_live_mode_has_no_sandbox_on_its_way_out(
     assert load_settings(tmp_path).egress.ca_bundle is None
 
 
+def test_a_state_folder_remembers_that_it_is_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKETLAKE_MODE", "live")
+    prepare(tmp_path)
+    monkeypatch.delenv("MARKETLAKE_MODE")
+    assert load_settings(tmp_path).mode == "live"
+    monkeypatch.setenv("MARKETLAKE_MODE", "sandbox")
+    with pytest.raises(ConfigError, match="needs MARKETLAKE_MODE=live"):
+        prepare(tmp_path)
+
+
 def test_free_ports_are_distinct() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20

@@ -13,6 +13,7 @@ from marketlake.calendars import Calendar
 from marketlake.errors import ConfigError
 from marketlake.settings import Settings
 
+_MODE = "MARKETLAKE_MODE"
 _NAME = "MARKETLAKE_MARKET__NAME"
 _DATA = "MARKETLAKE_SANDBOX__DATA"
 
@@ -28,7 +29,7 @@ def market_of(settings: Settings, known: Mapping[str, str]) -> dict[str, str]:
     ConfigError
         When the state folder holds another market: two of them in one lake would mix silently.
     """
-    chosen: dict[str, str] = {_NAME: settings.market.name}
+    chosen: dict[str, str] = {_MODE: settings.mode, _NAME: settings.market.name}
     if settings.market.name == "folder":
         chosen[_DATA] = str(_data_folder(settings))
     for name, value in chosen.items():
