@@ -158,7 +158,7 @@ def api_server(settings: Settings) -> PlainComponent:
             or http_probe(f"{settings.airflow.base_url}/execution/health")
         ),
         env=airflow_environment(settings),
-        ready_within_s=120,
+        ready_within_s=300,
         prepare=lambda: write_login(settings),
     )
 
@@ -173,7 +173,7 @@ def scheduler(settings: Settings) -> PlainComponent:
         probe=lambda: _heartbeat_probe(settings, "scheduler"),
         env=airflow_environment(settings),
         stop_grace_s=45,  # the executor gives running tasks 30 s
-        ready_within_s=120,
+        ready_within_s=300,
     )
 
 
@@ -186,7 +186,7 @@ def dag_processor(settings: Settings) -> PlainComponent:
         "dag-processor",
         probe=lambda: _heartbeat_probe(settings, "dag-processor"),
         env=airflow_environment(settings),
-        ready_within_s=120,
+        ready_within_s=300,
     )
 
 
@@ -200,7 +200,7 @@ def triggerer(settings: Settings) -> PlainComponent:
         "--skip-serve-logs",
         probe=lambda: _heartbeat_probe(settings, "triggerer"),
         env=airflow_environment(settings),
-        ready_within_s=120,
+        ready_within_s=300,
     )
 
 
@@ -217,7 +217,7 @@ def worker(settings: Settings, name: str | None = None) -> PlainComponent:
         probe=lambda: _worker_probe(settings.airflow, f"celery@{node}"),
         env=airflow_environment(settings),
         stop_grace_s=45,  # as long as the scheduler's own executor gives running tasks
-        ready_within_s=120,
+        ready_within_s=300,
     )
 
 
