@@ -147,8 +147,8 @@ def test_missed_sessions_are_seen_and_filled_and_a_republished_one_redoes_what_w
         "args": {"sessions": [str(corrected)], "factor": 1.01},
     }
     vendors.control("POST", "/__ctl/faults", rule)
-    ran.must("backfill", "--from", str(corrected), "--to", str(corrected),
-             "--reprocess", "completed")  # fmt: skip
+    again = ("--from", str(corrected), "--to", str(corrected), "--reprocess", "completed")
+    ran.must("backfill", *again)
     dependents = [*missed[2:], *SESSIONS]
     told = json.loads(ran.must("status", "--json"))["sessions"]
     assert told["stale"] == [str(session) for session in dependents]
@@ -163,3 +163,9 @@ def test_missed_sessions_are_seen_and_filled_and_a_republished_one_redoes_what_w
     # A session on which the stock has no bar is redone, and stays as it was.
     assert f"session={corrected}" in changed
     assert changed <= {f"session={session}" for session in (corrected, *dependents)}
+
+    # The vendor takes the correction back: so does everything made from it.
+    vendors.control("POST", "/__ctl/reset", {"namespace": str(corrected)})
+    ran.must("backfill", *again)
+    ran.must("backfill", *span, "--stale")
+    assert ran.hashes() == before
