@@ -55,10 +55,12 @@ test-slow: $(STAMP) ## Run the long tests
 	@$(RUN) pytest -m "slow and not platform" --numprocesses 2 --dist loadfile
 	@$(RUN) pytest -m "slow and platform"
 
-bench: $(STAMP) ## Measure what orchestration costs (about 15 minutes); figures to docs/figures
+bench: $(STAMP) ## Measure orchestration, gate and loads (about 20 minutes); figures to docs/figures
 	@$(RUN) tests.acceptance overhead
+	@$(RUN) tests.acceptance gate
+	@$(RUN) tests.acceptance loads
 
-accept: $(STAMP) ## Kill everything at every moment, then an hour of runs; figures to docs/figures
+accept: $(STAMP) ## Real data, kill everything at every moment, an hour of runs; figures to docs/figures
 	@$(RUN) tests.acceptance accept
 
 check: $(STAMP) ## Check format, lint, types, import floors, contract renderings, documentation

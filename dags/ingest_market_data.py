@@ -1,30 +1,34 @@
-"""Fetch one exchange session from Yahoo Finance and publish it as raw data.
+"""Fetch one exchange session from every source and publish what each of them said.
 
-Runs after each close; the run's partition key is the session. Raw responses land in the lake beside
-the rows parsed from them. The symbols are the universe's members at that session and the benchmark,
-fetched in batches.
+Runs after each close; the run's partition key is the session. Every source (Yahoo Finance, Alpha
+Vantage, IEX) is asked for the universe's members at that session, side by side. Raw responses land
+in the lake beside the rows parsed from them, and beside both the same bars as they traded.
 
 **Triage**
 
 - `plan` failed with ConfigError: the run has no partition key, or the day is no session. Trigger it
   again with one, or use `marketlake backfill --from --to`.
-- `fetch` is up for retry: the vendor is slow, down or limits us; its log names which. Nothing to do
-  until the retries are used up; then `marketlake status`, and clear the failed batch.
-- `fetch` failed with BadPayload or EmptyAnswer: the vendor changed. Its raw answer is in the lake.
+- A source that is down, slow or out of calls does not stop the day: it is dropped for this run and
+  asked again in the next. `core_quality__source_answer` says why; clear its `fetch` to ask again.
+- `fetch` is up for retry or failed: it is the only source there is. Its log names what is wrong.
+- `publish` failed with EmptyAnswer: no source has the session. Nothing was published; the message
+  has each source's reason. Clear the fetch tasks when the cause is gone.
 - Clearing any task here redoes the session, and with it every DAG downstream.
 """
 
 from airflow.sdk import dag, task
 from marketlake.orchestration.assets import MARKET_DATA_INGESTED
 from marketlake.orchestration.retries import task_defaults
-from marketlake.orchestration.style import OWNER_DATA, POOL_YAHOO, Tag
+from marketlake.orchestration.style import OWNER_DATA, Tag
 from marketlake.orchestration.tasks import Json, run_step
 from marketlake.orchestration.timetable import ExchangeSessionTimetable
 from marketlake.settings import current_settings
 
+MARKET = current_settings().market
+
 
 @dag(
-    schedule=ExchangeSessionTimetable.of(current_settings().market),
+    schedule=ExchangeSessionTimetable.of(MARKET),
     catchup=False,
     max_active_runs=5,
     default_args=task_defaults(OWNER_DATA),
@@ -38,11 +42,11 @@ def ingest_market_data() -> None:
 
         return run_step(ingest_market_data.plan)
 
-    @task(pool=POOL_YAHOO, map_index_template="{{ task.op_kwargs['symbols'] | join(' ') }}")
-    def fetch(symbols: list[str], ti=None) -> Json:
+    @task
+    def fetch(source: str, symbols: list[str]) -> Json:
         from marketlake.pipelines import ingest_market_data
 
-        return run_step(ingest_market_data.fetch, symbols=symbols, batch=ti.map_index)
+        return run_step(ingest_market_data.fetch, source=source, symbols=symbols)
 
     @task(outlets=[MARKET_DATA_INGESTED])
     def publish(staged: list[Json]) -> Json:
@@ -50,7 +54,13 @@ def ingest_market_data() -> None:
 
         return run_step(ingest_market_data.publish, staged=staged)
 
-    publish(fetch.expand(symbols=plan()))
+    symbols = plan()
+    publish(
+        [
+            fetch.override(task_id=f"fetch_{source}", pool=source)(source, symbols)
+            for source in MARKET.sources
+        ]
+    )
 
 
 ingest_market_data()

@@ -1,20 +1,23 @@
-"""Load the market's history: the daily path and its gates, a calendar year at a time.
+"""Load the market's history from every source: the daily path and its gates, by calendar year.
 
 Needed once, before the first daily session: features, models and risk read windows of the past.
 Running it again publishes only what differs.
 
 **Triage**
 
-- `load_year` is up for retry: the vendor; see `ingest_market_data`. Clear the failed year alone.
-- `load_year` failed with GateFailed: the year's gate report says which check; one year's failure
-  leaves the others published.
+- `fetch` is up for retry: the only source there is; see `ingest_market_data`. Where there are
+  several, one that fails is left out with its reasons in `core_quality__source_answer`: run the
+  DAG again when it is back.
+- `validate_year` failed with GateFailed: the year's gate report says which check; one year's
+  failure leaves the others published.
 - `compute_features` failed with MissingPartition: a year is not loaded.
 """
 
 from airflow.sdk import dag, task
 from marketlake.orchestration.retries import task_defaults
-from marketlake.orchestration.style import OWNER_PLATFORM, POOL_DBT, POOL_YAHOO, Tag
+from marketlake.orchestration.style import OWNER_PLATFORM, POOL_DBT, Tag
 from marketlake.orchestration.tasks import Json, date_param, optional_session, run_step
+from marketlake.settings import current_settings
 
 THROUGH = optional_session(
     "Through",
@@ -42,11 +45,23 @@ def load_history() -> None:
 
         return run_step(load_history.plan_years, as_of=through())
 
-    @task(pool=POOL_YAHOO, map_index_template="{{ task.op_kwargs['year'] }}")
-    def load_year(year: int) -> Json:
+    @task
+    def fetch(source: str) -> Json:
         from marketlake.pipelines import load_history
 
-        return run_step(load_history.load_year, as_of=through(), year=year)
+        return run_step(load_history.fetch, as_of=through(), source=source)
+
+    @task
+    def publish_years(staged: list[Json]) -> Json:
+        from marketlake.pipelines import load_history
+
+        return run_step(load_history.publish_years, as_of=through(), staged=staged)
+
+    @task(map_index_template="{{ task.op_kwargs['year'] }}")
+    def validate_year(year: int) -> Json:
+        from marketlake.pipelines import load_history
+
+        return run_step(load_history.validate_year, as_of=through(), year=year)
 
     @task
     def compute_features() -> Json:
@@ -60,7 +75,14 @@ def load_history() -> None:
 
         return run_step(load_history.load_warehouse, as_of=through())
 
-    load_year.expand(year=plan_years()) >> compute_features() >> load_warehouse()
+    years = plan_years()
+    fetched = [
+        fetch.override(task_id=f"fetch_{source}", pool=source)(source)
+        for source in current_settings().market.sources
+    ]
+    years >> fetched
+    published = publish_years(fetched)
+    published >> validate_year.expand(year=years) >> compute_features() >> load_warehouse()
 
 
 load_history()

@@ -15,8 +15,8 @@ ON_DEMAND = ("load_history", "train_models", "archive_lake", "publish_docs")
 WATCHING = "check_deadlines: is the report there in time?"
 
 _SAYS = {
-    "ingest_market_data": ("real vendor client,", "answers kept", "byte for byte"),
-    "validate_market_data": ("Great Expectations", "gate; bad rows", "to quarantine"),
+    "ingest_market_data": ("real vendor clients,", "answers kept", "byte for byte"),
+    "validate_market_data": ("sources vote; Great", "Expectations gate;", "bad rows kept out"),
     "build_warehouse": ("binary load, then", "dbt: staging to", "tested marts"),
     "build_features": ("closes only,", "nothing after t", "can change t"),
     "predict_signals": ("champion as of", "the session, with", "honest intervals"),
@@ -115,8 +115,8 @@ def _vendor() -> str:
     middle = _TOP + _TALL / 2
     return (
         _box(20, _TOP, _BOX, _TALL, style="outside")
-        + _lines(32, _TOP + 26, "name", ("Yahoo Finance",))
-        + _lines(32, _TOP + 52, "says", ("or the sandbox", "that speaks its", "protocol"))
+        + _lines(32, _TOP + 24, "name", ("Yahoo, IEX,", "Alpha Vantage"))
+        + _lines(32, _TOP + 68, "says", ("or the sandbox", "that speaks their", "protocols"))
         + _arrow(20 + _BOX, middle, _LEFT)
     )
 

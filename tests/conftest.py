@@ -21,6 +21,7 @@ from marketlake.settings import PROJECT_ROOT, EgressSettings, Settings
 
 if TYPE_CHECKING:
     from marketlake.services.platform.stack import Platform
+    from marketlake.services.sandbox.embedded import RunningSandbox
     from marketlake.storage.lake import Lake
     from marketlake.storage.ledger import LedgerClient
     from marketlake.storage.warehouse import Warehouse
@@ -110,6 +111,20 @@ def sandbox_settings(scratch_root: Path) -> Iterator[Settings]:
 def sandbox(sandbox_settings: Settings) -> EgressSettings:
     """Return how calls reach the running sandbox; its control API is in ``sandbox_settings``."""
     return sandbox_settings.egress
+
+
+@pytest.fixture(scope="session")
+def vendors(sandbox_settings: Settings) -> RunningSandbox:
+    """Return the running sandbox with its control API."""
+    from marketlake.services.sandbox.embedded import RunningSandbox
+
+    return RunningSandbox.of(sandbox_settings)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """Return the name of a namespace of the sandbox that no other test uses."""
+    return f"test-{uuid.uuid4().hex}"
 
 
 @pytest.fixture

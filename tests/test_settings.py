@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from marketlake.errors import ConfigError
-from marketlake.settings import PROJECT_ROOT, Settings, load_settings
+from marketlake.settings import PROJECT_ROOT, GateSettings, Settings, load_settings
+from marketlake.sources.catalog import ONE_VENUE, configured, open_source
+from pydantic import ValidationError
 
 
 @pytest.fixture
@@ -92,3 +94,26 @@ def test_a_calendar_that_gates_and_warehouse_do_not_follow_is_refused(
     env_file.write_text("MARKETLAKE_MARKET__CALENDAR=XLON\n")
     with pytest.raises(ConfigError, match="MARKET__CALENDAR"):
         load_settings(tmp_path)
+
+
+def test_a_price_may_have_a_discrepancy_limit_of_its_own() -> None:
+    gates = GateSettings(discrepancy_pct_of={"open_usd": 1.5})
+    assert gates.thresholds_pct() == {
+        "open_usd": 1.5,
+        "high_usd": 0.5,
+        "low_usd": 0.5,
+        "close_usd": 0.5,
+    }
+    with pytest.raises(ValidationError, match="open_usd"):
+        GateSettings(discrepancy_pct_of={"opening": 1.0})
+
+
+def test_the_sandbox_needs_no_keys_and_live_mode_has_none_by_itself() -> None:
+    assert configured(Settings()) == ("yahoo", "alpha_vantage", "iex")
+    live = Settings(mode="live")
+    assert configured(live) == ("yahoo",)
+    for settings in (Settings(), live):
+        sources = [open_source(name, settings) for name in settings.market.sources]
+        asked = tuple(item.name for item in sources if item.not_configured is None)
+        assert asked == configured(settings)
+        assert {item.name for item in sources if item.semantics.volume == "one_venue"} == ONE_VENUE

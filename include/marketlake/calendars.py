@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 
 from marketlake.errors import ConfigError
@@ -17,6 +17,8 @@ from marketlake.errors import ConfigError
 # Fixed, not "today and a year": a calendar must not depend on the day on which it is asked.
 _FIRST_DAY = "1990-01-01"
 _LAST_DAY = "2049-12-31"
+
+_USUAL_HOURS = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Calendar:
         """Return the instant, in UTC, at which trading opens."""
         return datetime.fromtimestamp(self._opens_s[self._position(session)], UTC)
 
+    def is_half_day(self, session: date) -> bool:
+        """Whether trading closes early: well before the usual six and a half hours are over."""
+        return self.close_at(session) - self.open_at(session) < _USUAL_HOURS
+
     def close_at(self, session: date) -> datetime:
         """Return the instant, in UTC, at which trading closes; early on half days."""
         return datetime.fromtimestamp(self._closes_s[self._position(session)], UTC)
@@ -108,6 +114,12 @@ class Calendar:
     def known_at(self, session: date, lag_minutes: int) -> datetime:
         """Return when data of a session could be known: its close plus the source's lag."""
         return self.close_at(session) + timedelta(minutes=lag_minutes)
+
+    def known_by(self, day: date, lag_minutes: int) -> datetime:
+        """Return :meth:`known_at` of a session; of another day, when that day was over in UTC."""
+        if self.is_session(day):
+            return self.known_at(day, lag_minutes)
+        return datetime.combine(day + timedelta(days=1), time(), tzinfo=UTC)
 
     def _position(self, day: date) -> int:
         if self.is_session(day):

@@ -12,7 +12,7 @@ import os
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from dotenv import dotenv_values
@@ -35,7 +35,11 @@ class _Section(BaseModel):
 
 
 class MarketSettings(_Section):
-    """Which market is run: its calendar, its span, its members."""
+    """Which market is run: its calendar, its span, its members, and who is asked.
+
+    ``sources`` are in order of preference: core takes the bar of the first that agrees with the
+    consensus. One that is not configured is not asked.
+    """
 
     name: Literal["packaged", "generated", "folder", "live"] = "packaged"
     calendar: Literal["XNYS"] = "XNYS"
@@ -45,6 +49,9 @@ class MarketSettings(_Section):
     universe_file: Path = RESOURCES / "universe_packaged.csv"
     sector_file: Path = PROJECT_ROOT / "dbt" / "seeds" / "sector.csv"
     publish_delay_minutes: int = Field(default=30, ge=0)
+    sources: tuple[Literal["yahoo", "alpha_vantage", "iex"], ...] = Field(
+        default=("yahoo", "alpha_vantage", "iex"), min_length=1
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -150,7 +157,6 @@ class YahooSettings(_Section):
     """Bounds on calls to Yahoo Finance."""
 
     timeout_s: float = Field(default=10.0, gt=0)
-    batch_symbols: int = Field(default=8, ge=1)
     lag_minutes: int = Field(default=15, ge=0)
 
 
@@ -165,7 +171,7 @@ class AlphaVantageSettings(_Section):
     calls_a_minute: int = Field(default=75, ge=1)
     base_url: str = Field(default="https://www.alphavantage.co", pattern=_HTTP_URL)
     timeout_s: float = Field(default=20.0, gt=0)
-    lag_minutes: int = Field(default=60, ge=0)
+    lag_minutes: int = Field(default=30, ge=0)
 
 
 class IexSettings(_Section):
@@ -231,11 +237,25 @@ class SandboxSettings(_Section):
 
 
 class GateSettings(_Section):
-    """Limits of the quality gates."""
+    """Limits of the quality gates.
+
+    Sources further apart than ``discrepancy_pct`` are flagged; ``discrepancy_pct_of`` has another
+    limit for a price, such as ``{"open_usd": 1.0}``.
+    """
 
     max_quarantined_fraction: float = Field(default=0.25, gt=0, le=1)
     spike_warning_pct: float = Field(default=10.0, gt=0)
-    discrepancy_pct: float = Field(default=0.5, ge=0)
+    discrepancy_pct: float = Field(default=0.5, gt=0)
+    discrepancy_pct_of: dict[
+        Literal["open_usd", "high_usd", "low_usd", "close_usd"], Annotated[float, Field(gt=0)]
+    ] = {}
+
+    def thresholds_pct(self) -> dict[str, float]:
+        """Return the limit of each price."""
+        prices = ("open_usd", "high_usd", "low_usd", "close_usd")
+        return dict.fromkeys(prices, self.discrepancy_pct) | {
+            str(name): limit for name, limit in self.discrepancy_pct_of.items()
+        }
 
 
 class ModelSettings(_Section):
@@ -345,6 +365,24 @@ class Settings(BaseSettings):
             market = given if isinstance(given, dict) else given.model_dump(exclude_unset=True)
             return {**values, "market": {**market, "name": "live"}}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_sandbox_takes_any_key(cls, values: Any) -> Any:
+        """Give the sandbox's vendors keys, and plans without the free one's limits."""
+        if not isinstance(values, dict) or values.get("mode", "sandbox") != "sandbox":
+            return values
+        keys = {
+            "alpha_vantage": {"api_key": "sandbox", "plan": "premium", "calls_a_minute": 100_000},
+            "iex": {"api_key": "sandbox", "secret_key": "sandbox", "calls_a_minute": 100_000},
+        }
+        return {
+            **values,
+            **{
+                name: {**given, **own} if isinstance(own := values.get(name, {}), dict) else own
+                for name, given in keys.items()
+            },
+        }
 
     @model_validator(mode="after")
     def _only_live_mode_has_it(self) -> Settings:

@@ -1,11 +1,11 @@
-"""The vocabulary that every floor shares: partitions, artifact references, run identities."""
+"""The vocabulary that every floor shares: partitions, artifacts, runs, what prices mean."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from marketlake.errors import ConfigError
 
@@ -86,6 +86,27 @@ class ArtifactRef:
     def from_json(cls, value: dict[str, Any]) -> ArtifactRef:
         """Rebuild a reference from :meth:`as_json`."""
         return cls(**value)
+
+
+Basis = Literal["as_traded", "split_adjusted", "total_return", "value"]
+"""For what prices are adjusted, as of the vendor's answer; a publisher of values has no prices."""
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """What a source's numbers mean.
+
+    ``close``: what its close is. ``actions``: which corporate actions it tells, dividends in the
+    shares of their own day when the basis is ``as_traded``, of the answer's day otherwise.
+    ``volume_follows_dividends``: a total-return vendor that also scales volume by its factor.
+    """
+
+    basis: Basis
+    close: Literal["auction", "last_trade", "value"] = "auction"
+    volume: Literal["consolidated", "one_venue", "none"] = "consolidated"
+    actions: tuple[Literal["split", "dividend"], ...] = ()
+    lag_minutes: int = 0
+    volume_follows_dividends: bool = False
 
 
 @dataclass(frozen=True)

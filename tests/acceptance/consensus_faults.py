@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from marketlake.domain.consensus import Basis, Consensus, Semantics, episodes, normalise, reconcile
+from marketlake.domain.consensus import Consensus, episodes, normalise, reconcile
+from marketlake.types import Semantics
 
 from tests.acceptance import figures
 from tests.corpora.price_faults import ACTION_SCHEMA, FAULTS, PRICES, Injected, draw_cells, inject
@@ -70,7 +71,7 @@ def run(
     bars = normalise(
         pl.concat(frame.with_columns(source=pl.lit(name)) for name, frame in frames.items()),
         actions,
-        semantics={name: Semantics(Basis.SPLIT_ADJUSTED) for name in frames},
+        semantics={name: Semantics("split_adjusted") for name in frames},
         as_of=sessions[-1],
     )
     found = reconcile(bars, actions, sessions=sessions)
@@ -170,7 +171,7 @@ def _errors(
     truth = normalise(
         clean[SOURCES[0]].with_columns(source=pl.lit("truth")),
         injected.actions,
-        semantics={"truth": Semantics(Basis.SPLIT_ADJUSTED)},
+        semantics={"truth": Semantics("split_adjusted")},
         as_of=sessions.max(),  # type: ignore[arg-type]
     ).select(*_KEY, pl.col("close_usd").alias("truth"))
     first = compared.unique(["source", *_KEY], keep="first", maintain_order=True)

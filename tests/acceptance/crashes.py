@@ -51,7 +51,13 @@ SESSIONS = tuple(
 """One session for each cell, all before those of the main job; the model is older."""
 
 TRAINED_AS_OF = "2022-10-31"
-_MARTS = ("fct_daily_return", "fct_portfolio_risk", "fct_sector_daily", "fct_signal")
+_MARTS = (
+    "fct_daily_return",
+    "fct_portfolio_risk",
+    "fct_sector_daily",
+    "fct_signal",
+    "fct_source_disagreement",
+)
 _FINGERPRINT = (
     "select md5(string_agg(t::text, ',' order by t::text)) as found from {table} as t "
     "where session = %s"

@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -80,6 +80,38 @@ def peak_pss_mb(home: Path, *, every_s: float = 2.0) -> Iterator[Mapping[str, fl
     thread.start()
     try:
         yield peaks
+    finally:
+        over.set()
+        thread.join()
+
+
+@dataclass
+class PeakMemory:
+    """The most memory that was in use at one moment, and what of it each component had then."""
+
+    total_pss_mb: float = 0.0
+    pss_mb: Mapping[str, float] = field(default_factory=dict)
+
+    def look(self, home: Path) -> None:
+        """Keep this moment if it is the highest so far."""
+        now = {name: size.pss_mb for name, size in memory(home).items()}
+        if sum(now.values()) > self.total_pss_mb:
+            self.total_pss_mb, self.pss_mb = sum(now.values()), now
+
+
+@contextmanager
+def peak_memory(home: Path, *, every_s: float = 2.0) -> Iterator[PeakMemory]:
+    """Yield what holds, at the end, the moment of the largest memory of all components."""
+    peak, over = PeakMemory(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(every_s):
+            peak.look(home)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
     finally:
         over.set()
         thread.join()

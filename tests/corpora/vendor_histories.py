@@ -8,16 +8,16 @@ from datetime import date
 from pathlib import Path
 
 import polars as pl
-from marketlake.domain.consensus import Basis, Semantics
+from marketlake.types import Semantics
 
 from tests.corpora.price_faults import ACTION_SCHEMA
 
 VENDORS = ("google", "iex", "stooq", "yahoo")
 SEMANTICS = {
-    "google": Semantics(Basis.SPLIT_ADJUSTED),
-    "iex": Semantics(Basis.SPLIT_ADJUSTED),
-    "yahoo": Semantics(Basis.SPLIT_ADJUSTED),
-    "stooq": Semantics(Basis.TOTAL_RETURN, volume_follows_dividends=True),
+    "google": Semantics("split_adjusted"),
+    "iex": Semantics("split_adjusted"),
+    "yahoo": Semantics("split_adjusted"),
+    "stooq": Semantics("total_return", volume_follows_dividends=True),
 }
 OVERLAP = (date(2013, 2, 8), date(2017, 8, 11))
 _NAMES = {"open": "open_usd", "high": "high_usd", "low": "low_usd", "close": "close_usd"}

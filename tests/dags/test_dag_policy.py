@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from marketlake.orchestration.retries import TASK_DEFAULTS
-from marketlake.orchestration.style import POOL_YAHOO, TAG_FAMILIES, Tag
+from marketlake.orchestration.style import TAG_FAMILIES, Tag
 from marketlake.services.platform.airflow import POOLS
-from marketlake.settings import PROJECT_ROOT
+from marketlake.settings import PROJECT_ROOT, MarketSettings
 
 FILES = sorted((PROJECT_ROOT / "dags").glob("*.py"))
 CHAIN = [
@@ -24,7 +24,8 @@ CHAIN = [
 ]
 WATCHING = ["check_deadlines"]
 ON_DEMAND = ["archive_lake", "load_history", "publish_docs", "train_models"]
-VENDOR_TASKS = [("ingest_market_data", "fetch"), ("load_history", "load_year")]
+SOURCES = MarketSettings().sources
+FETCHING = ["ingest_market_data", "load_history"]
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 every_dag = pytest.mark.parametrize("dag_id", [*CHAIN, *WATCHING, *ON_DEMAND])
@@ -161,15 +162,17 @@ def test_every_task_retries_by_the_error_tree_gates_among_them(dags, dag_id):
         assert task["retries"] == TASK_DEFAULTS["retries"]
 
 
-def test_tasks_that_call_a_vendor_are_in_its_pool_and_no_others_are(dags):
-    in_the_pool = [
-        (dag_id, task_id)
+def test_each_source_is_fetched_by_a_task_in_its_pool_and_no_other_task_is_in_it(dags):
+    in_a_pool = {
+        (dag_id, task_id): task["pool"]
         for dag_id, dag in dags.items()
         for task_id, task in dag["tasks"].items()
-        if task["pool"] == POOL_YAHOO
-    ]
+        if task["pool"] in SOURCES
+    }
 
-    assert sorted(in_the_pool) == VENDOR_TASKS
+    assert in_a_pool == {
+        (dag_id, f"fetch_{source}"): source for dag_id in FETCHING for source in SOURCES
+    }
 
 
 @every_dag

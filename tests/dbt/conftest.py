@@ -18,6 +18,7 @@ from marketlake.calendars import Calendar
 from marketlake.contracts.catalog import (
     CORE_MARKET_CORPORATE_ACTION,
     CORE_MARKET_DAILY_BAR,
+    CORE_QUALITY_DISAGREEMENT,
     CORE_REFERENCE_UNIVERSE_MEMBER,
 )
 from marketlake.settings import Settings
@@ -36,6 +37,7 @@ class Market:
     bars: pd.DataFrame
     actions: pd.DataFrame
     members: pd.DataFrame
+    disagreements: pd.DataFrame
 
     def table(self, frame: pd.DataFrame, first: date, last: date) -> pa.Table:
         """Return the rows of some sessions as Arrow."""
@@ -105,7 +107,9 @@ def build_market() -> Market:
         volume_shares=np.round(rng.uniform(1e5, 1e7, len(traded))),
         close_move_pct=0.0,
         n_sources=1,
+        n_agreed=1,
         chosen_source="yahoo",
+        volume_source="yahoo",
         flags=[[] for _ in range(len(traded))],
         simulated_fields=simulated,
         known_at_utc=known_at,
@@ -115,6 +119,7 @@ def build_market() -> Market:
         bars=bars,
         actions=_actions(traded, known_at),
         members=_members(adjusted),
+        disagreements=_disagreements(),
     )
 
 
@@ -125,6 +130,32 @@ def _actions(traded: pd.DataFrame, known_at: pd.Series[pd.Timestamp]) -> pd.Data
     both = pd.concat([splits, dividends], ignore_index=True)
     assert set(both["kind"]) == {"split", "dividend"}
     return both.assign(simulated_fields=[["dividend_usd"]] * len(both)).drop(columns="close_usd")
+
+
+def _disagreements() -> pd.DataFrame:
+    """Return a bar that is apart in two prices, and one that a source does not have."""
+    prices = ("open", "high", "low", "close")
+    apart = {"open": 0.1, "high": 0.2, "low": -7.5, "close": -4.0}
+    nothing = dict.fromkeys(("evidence", "volume_share"), np.nan)
+    rows = [
+        {
+            "session": session,
+            "symbol": "KO",
+            "source": source,
+            "kind": kind,
+            "fields": fields,
+            **{f"{name}_usd": 60.0 if fields else np.nan for name in prices},
+            **{f"{name}_apart_pct": apart[name] if fields else np.nan for name in prices},
+            "weight": 0.8 if fields else np.nan,
+            **nothing,
+        }
+        for session in Calendar.of("XNYS").window(LAST, 2)
+        for source, kind, fields in (
+            ("iex", "wrong_day", ["low_usd", "close_usd"]),
+            ("alpha_vantage", "missing_day", []),
+        )
+    ]
+    return pd.DataFrame(rows)
 
 
 def _members(adjusted: pd.DataFrame) -> pd.DataFrame:
@@ -174,5 +205,6 @@ def load_all(warehouse: Warehouse, market: Market) -> None:
         (CORE_REFERENCE_UNIVERSE_MEMBER, market.members),
         (CORE_MARKET_DAILY_BAR, market.bars),
         (CORE_MARKET_CORPORATE_ACTION, market.actions),
+        (CORE_QUALITY_DISAGREEMENT, market.disagreements),
     ):
         warehouse.load(contract, market.table(frame, sessions[0], sessions[-1]), sessions=sessions)

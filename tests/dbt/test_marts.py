@@ -25,7 +25,12 @@ from marketlake.storage.warehouse import Warehouse
 
 LAST = date(2022, 12, 28)
 LAST_THREE = Calendar.of("XNYS").window(LAST, 3)
-FACTS = ("fct_daily_return", "fct_symbol_liquidity", "fct_sector_daily")
+FACTS = (
+    "fct_daily_return",
+    "fct_symbol_liquidity",
+    "fct_sector_daily",
+    "fct_source_disagreement",
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,20 @@ def test_sectors_are_equal_weights_of_their_members(built: Warehouse, market: An
         np.testing.assert_allclose(
             last[column].astype(float).to_numpy(), expected.to_numpy(), rtol=1e-9, err_msg=column
         )
+
+
+def test_a_disagreement_has_the_price_that_is_furthest_off_and_none_without_a_bar(
+    built: Warehouse,
+) -> None:
+    rows = built.query(
+        "select source, kind, prices_apart, largest_apart_pct, weight"
+        " from marts.fct_source_disagreement where session = %s order by source",
+        (LAST,),
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        ("alpha_vantage", "missing_day", 0, None, None),
+        ("iex", "wrong_day", 2, 7.5, 0.8),
+    ]
 
 
 def test_simulation_is_told_by_column_not_by_row(built: Warehouse) -> None:

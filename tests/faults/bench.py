@@ -29,6 +29,7 @@ from marketlake.services.sandbox.embedded import RunningSandbox
 from marketlake.settings import MarketSettings, Settings, load_settings
 from marketlake.storage.lake import Lake
 from marketlake.types import Partition, RunIdentity
+from pydantic import SecretStr
 
 SESSION = date(2022, 12, 21)
 SYMBOLS = ("JPM", "KO", "XOM")
@@ -53,7 +54,7 @@ class Bench:
         cls, storage: Settings, sandbox: Settings, *, folder: Path, scratch_root: Path
     ) -> Iterator[Bench]:
         """Yield a bench; its faults end with it."""
-        unique = uuid.uuid4().hex[:12]
+        unique, key = uuid.uuid4().hex[:12], SecretStr(uuid.uuid4().hex)
         lake = storage.lake.model_copy(
             update={"bucket": f"faults-{unique}", "worm_bucket": f"faults-worm-{unique}"}
         )
@@ -70,6 +71,11 @@ class Bench:
                 "sandbox": sandbox.sandbox,
                 # A market that begins with the session needs no history before it.
                 "market": MarketSettings(first_session=SESSION, universe_file=universe),
+                # Keys that no text holds by chance; one call of IEX is about one symbol here.
+                "alpha_vantage": storage.alpha_vantage.model_copy(update={"api_key": key}),
+                "iex": storage.iex.model_copy(
+                    update={"api_key": key, "secret_key": key, "batch_symbols": 1}
+                ),
             }
         )
         with ExitStack() as cleanup:
@@ -81,13 +87,18 @@ class Bench:
         part = getattr(self.settings, section).model_copy(update=values)
         return self.settings.model_copy(update={section: part})
 
-    def vendor_fault(self, kind: str, *, symbol: str = "", **args: Any) -> None:
-        """Let the vendor answer charts wrongly from now on."""
-        rule = {"namespace": self.namespace, "path_contains": CHARTS, "kind": kind}
-        self.vendor.control("POST", "/__ctl/faults", {**rule, "symbol": symbol, "args": args})
+    def vendor_fault(
+        self, kind: str, *, vendor: str = "yahoo", symbol: str = "", after: int = 0, **args: Any
+    ) -> None:
+        """Let a vendor (``""``: every one) answer wrongly, after some answers that are good."""
+        # Yahoo is asked for cookies too, which are no answers.
+        path = CHARTS if vendor == "yahoo" else ""
+        rule = {"namespace": self.namespace, "vendor": vendor, "path_contains": path}
+        rule |= {"kind": kind, "symbol": symbol}
+        self.vendor.control("POST", "/__ctl/faults", {**rule, "after": after, "args": args})
 
     def vendor_says(self, document: object, *, symbol: str) -> None:
-        """Let the vendor answer a symbol's charts with this document."""
+        """Let Yahoo answer a symbol's charts with this document."""
         body = base64.b64encode(json.dumps(document).encode()).decode()
         self.vendor_fault("replay", symbol=symbol, body_base64=body)
 
@@ -99,12 +110,14 @@ class Bench:
         """Fetch, judge and publish the session; nothing after it."""
         run = RunIdentity("faults", self.run_id, "validate")
         with open_context(settings or self.settings, run) as ctx:
+            symbols = ingest_market_data.plan(ctx, SESSION)
             staged = [
-                ingest_market_data.fetch(ctx, SESSION, symbols=symbols, batch=batch)
-                for batch, symbols in enumerate(ingest_market_data.plan(ctx, SESSION))
+                ingest_market_data.fetch(ctx, SESSION, source=name, symbols=symbols)
+                for name in ctx.settings.market.sources
             ]
             ingest_market_data.publish(ctx, SESSION, staged=staged)
             accepted = validate_market_data.gate(ctx, SESSION)
+            validate_market_data.compare_sources(ctx, SESSION, staged=accepted)
             validate_market_data.report_integrity(ctx, SESSION, staged=accepted)
             validate_market_data.publish(ctx, SESSION, staged=accepted)
 
@@ -114,7 +127,7 @@ class Bench:
             load_settings(self.folder)
 
     def chart(self, symbol: str) -> dict[str, Any]:
-        """Return what the vendor says of a symbol when nothing is broken."""
+        """Return what Yahoo says of a symbol when nothing is broken."""
         egress = self.settings.egress
         with requests.Session(proxy=egress.proxy_url, verify=str(egress.ca_bundle)) as session:
             answer = session.get(

@@ -9,7 +9,7 @@ from pathlib import Path
 from marketlake.errors import MarketlakeError, Retryable
 from marketlake.settings import PROJECT_ROOT
 
-from tests.faults.cases import FAULTS, KEPT_OUT, Fault, KeptOut
+from tests.faults.cases import FAULTS, KEPT_OUT, LEFT_OUT, Case, KeptOut, LeftOut
 
 PAGE = PROJECT_ROOT / "docs" / "errors.md"
 
@@ -23,13 +23,25 @@ and fails at once after any other. What differs between runs is put in capitals.
 
 This page is made by `python -m pytest tests/faults --write-errors-page`.
 """
+_LEFT_HEAD = """
+## Sources that are left out
+
+A source that fails does not stop a session while another one is configured. What it answered before
+counts; of the rest `core_market__daily_bar` has bars of the others, with the flag `two_source` or
+`single_source`. Of which symbol it failed and why is in `core_quality__source_answer`; the source
+comparison and the integrity page say it of the source. Only Yahoo has the benchmark, an index.
+
+| what is broken | has answered for | what is said of it |
+|---|---|---|
+"""
 _KEPT_HEAD = """
 ## Rows that are kept out
 
-One bad row does not stop a session. It never reaches `core_market__daily_bar`, and is told of.
+One bad row does not stop a session. It never reaches `core_market__daily_bar`, and is told of; the
+bar of the other sources stands in for it, where they have one.
 
-| what is broken | told in | as |
-|---|---|---|
+| what is broken | bar of | told in | as |
+|---|---|---|---|
 """
 _TABLE = "| what is broken | stops at | error | what it says |\n|---|---|---|---|\n"
 _VARIABLE = (
@@ -38,6 +50,7 @@ _VARIABLE = (
     (re.compile(r"(?<![\w/])/(?!dev/)[\w.-]+/[\w./-]*/(?=[\w.-]+)"), "FOLDER/"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d{2,}|(?<=\"127\.0\.0\.1\", port )\d{2,}"), "PORT"),
     (re.compile(r"/[0-9a-f]{16}/"), "/RUN/"),
+    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00"), "INSTANT"),
     (re.compile(r"after \d+ ms"), "after SOME ms"),
     (re.compile(r"(?<=frame of )\d+|0x[0-9a-f]+"), "NUMBER"),
     (re.compile(r"(?<=python)3\.\d+"), "3"),
@@ -66,10 +79,17 @@ def _cell(text: str) -> str:
     return "`".join(words).replace("|", r"\|")
 
 
-def row(case: Fault | KeptOut, said: str) -> str:
+def row(case: Case, said: str) -> str:
     """Return one case's line of the page."""
     if isinstance(case, KeptOut):
-        return f"| {case.broken} (`{case.symbol}`) | `{case.told_in}` | {said} |"
+        instead = ", ".join(f"`{name}`" for name in case.stands_in) or "nobody"
+        return f"| {case.broken} (`{case.symbol}`) | {instead} | `{case.told_in}` | {said} |"
+    if isinstance(case, LeftOut):
+        before = "; ".join(
+            f"`{source}`: {'all, no bars' if case.no_bars else ', '.join(symbols) or 'nothing'}"
+            for source, symbols in case.answered.items()
+        )
+        return f"| {case.broken} | {before} | {said} |"
     again = ", tried again" if issubclass(case.error, Retryable) else ""
     return f"| {case.broken} | `{case.stops_at}` | `{case.error.__name__}`{again} | {said} |"
 
@@ -85,14 +105,15 @@ def render(said: Mapping[str, str]) -> str:
     for group in dict.fromkeys(case.group for case in FAULTS):
         rows = [row(case, said.get(case.name, "")) for case in FAULTS if case.group == group]
         parts.append(f"\n## {group}\n\n{_TABLE}" + "\n".join(rows) + "\n")
-    parts.append(_KEPT_HEAD + "\n".join(row(case, said[case.name]) for case in KEPT_OUT) + "\n")
+    for head, cases in ((_LEFT_HEAD, LEFT_OUT), (_KEPT_HEAD, KEPT_OUT)):
+        parts.append(head + "\n".join(row(case, said.get(case.name, "")) for case in cases) + "\n")
     return "".join(parts)
 
 
 def words_on_the_page(text: str) -> dict[str, str]:
     """Return what the page has each declared case say; a case that is not on it is left out."""
     found = {}
-    for case in (*FAULTS, *KEPT_OUT):
+    for case in (*FAULTS, *LEFT_OUT, *KEPT_OUT):
         before, after = row(case, "\0").split("\0")
         for line in text.splitlines():
             if line.startswith(before) and line.endswith(after):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from marketlake.contracts.catalog import CORE_MARKET_DAILY_BAR, contract
+from marketlake.contracts import Contract
+from marketlake.contracts.catalog import (
+    CORE_MARKET_DAILY_BAR,
+    OUT_DATA_VALIDATION_SOURCE_COMPARISON,
+    contract,
+)
 from marketlake.errors import MarketlakeError
 from marketlake.settings import Settings
 from marketlake.storage.lake import Lake
@@ -18,8 +25,19 @@ from marketlake.types import Partition
 from pydantic import BaseModel, SecretStr
 
 from tests.faults import page
-from tests.faults.bench import SESSION, Bench, published
-from tests.faults.cases import FAULTS, KEPT_OUT, WRONG, Fault, KeptOut
+from tests.faults.bench import SESSION, SYMBOLS, Bench, published
+from tests.faults.cases import (
+    ALL,
+    BENCHMARK,
+    FAULTS,
+    KEPT_OUT,
+    LEFT_OUT,
+    WRONG,
+    Case,
+    Fault,
+    KeptOut,
+    LeftOut,
+)
 
 
 @pytest.fixture
@@ -48,7 +66,7 @@ def said(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         )
 
 
-def agree(said: dict[str, str], case: Fault | KeptOut, request: pytest.FixtureRequest) -> None:
+def agree(said: dict[str, str], case: Case, request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--write-errors-page", default=False):
         assert page.row(case, said[case.name]) in page.page_text().splitlines(), (
             "docs/errors.md says otherwise: run `python -m pytest tests/faults --write-errors-page`"
@@ -75,16 +93,18 @@ def secrets_of(settings: BaseModel) -> Iterator[str]:
             yield from secrets_of(value)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
+def _params(cases: Iterable[Fault | LeftOut]) -> list[Any]:
+    return [
         pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else [])
-        for case in FAULTS
-    ],
-)
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", _params(FAULTS))
 def test_a_fault_stops_at_its_place_with_its_error_and_nothing_behind_it_is_published(
     case: Fault, bench: Bench, said: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
+    bench.settings = bench.changed("market", sources=case.sources)
     with pytest.raises(MarketlakeError) as raised:
         case.make(bench)
     error = raised.value
@@ -94,11 +114,69 @@ def test_a_fault_stops_at_its_place_with_its_error_and_nothing_behind_it_is_publ
         assert part.strip()
     for secret in (WRONG, *secrets_of(bench.settings)):
         assert secret not in f"{error!s}{error!r}"
-    assert published(bench.settings) == set(case.leaves)
+    assert published(bench.settings) == case.published
     logged = LedgerClient(bench.settings.ledger).entries(kind="published", run_id=bench.run_id)
-    assert {entry.payload["contract"] for entry in logged} == set(case.leaves)
+    assert {entry.payload["contract"] for entry in logged} == case.published
     said[case.name] = page.told(error)
     agree(said, case, request)
+
+
+@pytest.mark.timeout(180, func_only=True)
+@pytest.mark.parametrize("case", _params(LEFT_OUT))
+def test_a_source_that_fails_is_left_out_with_its_reason_and_the_session_goes_on(
+    case: LeftOut, bench: Bench, said: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    case.make(bench)
+    bench.validate()
+    lake = Lake(bench.settings.lake)
+    bars = {
+        bar["symbol"]: bar
+        for bar in lake.read(CORE_MARKET_DAILY_BAR, [SESSION], as_of=SESSION).to_pylist()
+    }
+    having = {symbol: having_bars(case, symbol) for symbol in (*SYMBOLS, BENCHMARK)}
+    assert set(bars) == {symbol for symbol, sources in having.items() if sources}
+    for symbol, bar in bars.items():
+        flags = {*bar["flags"]} & {"single_source", "two_source"}
+        assert flags == {1: {"single_source"}, 2: {"two_source"}, 3: set()}[len(having[symbol])]
+        assert {bar["chosen_source"], bar["volume_source"]} <= having[symbol]
+    answers = rows_of(lake, "core_quality__source_answer")
+    for source, symbols in case.answered.items():
+        own = {row["symbol"]: row for row in answers if row["source"] == source}
+        failed = {symbol for symbol, row in own.items() if row["outcome"] == "failed"}
+        assert failed == (set() if case.no_bars else {*own} - {*symbols})
+        assert all(own[symbol]["reason"] for symbol in failed)
+    said_of = {row["symbol"] for row in rows_of(lake, "core_quality__quarantine")}
+    assert said_of == ({*having} if case.no_bars else set())
+    comparison = document(lake, OUT_DATA_VALIDATION_SOURCE_COMPARISON)
+    told = {row["source"]: row for row in comparison["sources"]}
+    assert {name for name, row in told.items() if row["reason"]} == set(case.answered)
+    assert {name for name, row in told.items() if row["outcome"] == "dropped"} == {
+        name for name, symbols in case.answered.items() if not symbols
+    }
+    words = [f"{name} {told[name]['outcome']}: {told[name]['reason']}" for name in case.answered]
+    for secret in (WRONG, *secrets_of(bench.settings)):
+        assert secret not in json.dumps([answers, comparison], default=str)
+    said[case.name] = page.quoted("; ".join(words))
+    agree(said, case, request)
+
+
+def having_bars(case: LeftOut, symbol: str) -> set[str]:
+    """Return the sources whose bar of a symbol counts."""
+    listing = {"yahoo"} if symbol == BENCHMARK else {*ALL}
+    return {name for name in listing if symbol in case.answered.get(name, (symbol,))}
+
+
+def rows_of(lake: Lake, name: str) -> list[dict[str, Any]]:
+    table = lake.read_ref(lake.ref(contract(name), Partition.of_session(SESSION)))
+    assert isinstance(table, pa.Table)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def document(lake: Lake, item: Contract) -> dict[str, Any]:
+    content = lake.read_ref(lake.ref(item, Partition.of_session(SESSION)))
+    assert isinstance(content, dict)
+    return content
 
 
 @pytest.mark.parametrize("case", KEPT_OUT, ids=lambda case: case.name)
@@ -106,18 +184,23 @@ def test_a_bad_row_is_told_of_and_kept_out_of_core(
     case: KeptOut, bench: Bench, said: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
     case.make(bench)
+    bench.validate()
     lake = Lake(bench.settings.lake)
-    bars = lake.read(CORE_MARKET_DAILY_BAR, [SESSION], as_of=SESSION)
-    assert bars.num_rows
-    assert case.symbol not in bars["symbol"].to_pylist()
-    table = lake.read_ref(lake.ref(contract(case.told_in), Partition.of_session(SESSION)))
-    assert isinstance(table, pa.Table)
-    rows = [row for row in table.to_pylist() if row["symbol"] == case.symbol]
-    words = sorted({f"{row.get('kind') or row['check']}: {_why(row)}" for row in rows})
+    bars = lake.read(CORE_MARKET_DAILY_BAR, [SESSION], as_of=SESSION).to_pylist()
+    assert bars
+    own = [bar for bar in bars if bar["symbol"] == case.symbol]
+    assert len(own) == bool(case.stands_in)
+    for bar in own:
+        assert bar["n_sources"] == len(case.stands_in)
+        assert {bar["chosen_source"], bar["volume_source"]} <= {*case.stands_in}
+    rows = [row for row in rows_of(lake, case.told_in) if row["symbol"] == case.symbol]
+    words = sorted({_why(row) for row in rows} - {""})
     assert words
     said[case.name] = page.quoted("; ".join(words))
     agree(said, case, request)
 
 
-def _why(row: dict[str, str]) -> str:
-    return row.get("detail") or row["reason"]
+def _why(row: dict[str, Any]) -> str:
+    if "outcome" in row:
+        return f"{row['outcome']}: {row['reason']}" if row["reason"] else ""
+    return f"{row.get('kind') or row['check']}: {row.get('detail') or row['reason']}"

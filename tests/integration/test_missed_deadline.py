@@ -47,10 +47,6 @@ def test_a_session_without_a_report_is_told_once_even_if_nobody_was_there_at_fir
             mailbox.answer = 200
             [run] = api.runs("check_deadlines")
             assert (run["run_type"], run["partition_key"]) == ("scheduled", newest.isoformat())
-            # The platform was off at the deadline: the run looked a minute after it came back.
-            [task] = api.tasks("check_deadlines", run["dag_run_id"])
-            assert task["try_number"] == 1
-
             sleep_s(61)  # the wait after a first try
             older = Calendar.of("XNYS").previous(newest).isoformat()
             asked = api.trigger("check_deadlines", partition_key=older)

@@ -29,18 +29,6 @@ HALF_DAY = date(2022, 11, 25)
 SPRING, AUTUMN = date(2022, 3, 14), date(2022, 11, 7)  # first sessions of each clock change
 
 
-def test_reprocessing_completed_sessions_gives_the_same_bytes(
-    ran: Installation, first_hashes: ContentHashes
-) -> None:
-    first, last = SESSIONS[0].isoformat(), SESSIONS[-1].isoformat()
-    ran.must("backfill", "--from", first, "--to", last, "--reprocess", "completed")
-    assert ran.hashes(SESSIONS) == {
-        key: value
-        for key, value in first_hashes.items()
-        if key[1] in {f"session={session}" for session in SESSIONS}
-    }
-
-
 def test_ten_more_sessions_run_the_whole_chain_across_a_holiday_a_half_day_and_both_clock_changes(
     ran: Installation, first_hashes: ContentHashes, api: AirflowApi
 ) -> None:
@@ -82,14 +70,6 @@ def test_backfilled_sessions_inside_the_history_leave_later_sessions_current(
     """A session object goes before its year; the same prices must not make a later day stale."""
     printed = ran.must("backfill", "--from", "2022-12-21", "--to", "2022-12-28", "--stale")
     assert "nothing is stale" in printed
-
-
-def test_another_folder_gives_the_same_bytes(
-    install: Callable[..., Installation], first_hashes: ContentHashes
-) -> None:
-    with stopped_afterwards(install("another folder", first_session="2019-01-02")) as other:
-        other.must("run")
-        assert other.hashes() == first_hashes
 
 
 def test_live_mode_runs_its_newest_closed_session_once_and_the_whole_chain(

@@ -12,14 +12,23 @@ from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi.testclient import TestClient
 from marketlake.contracts import Contract
-from marketlake.contracts.catalog import OUT_DOCS_DBT, OUT_DOCS_QUALITY, OUT_REPORTS_DAILY
+from marketlake.contracts.catalog import (
+    OUT_DOCS_DBT,
+    OUT_DOCS_QUALITY,
+    OUT_REPORTS_DAILY,
+    OUT_REPORTS_INTEGRITY,
+)
 from marketlake.orchestration import pages
 from marketlake.settings import PROJECT_ROOT, Settings, current_settings
 from marketlake.storage.lake import Lake
 from marketlake.types import Partition, RunIdentity
 
 OLDER, NEWER = date(2022, 12, 27), date(2022, 12, 28)
-PLACES = ["/docs/dbt/", "/docs/quality/", "/reports/", f"/reports/{NEWER}"]
+PLACES = [
+    *("/docs/dbt/", "/docs/quality/"),
+    *("/reports/", f"/reports/{NEWER}"),
+    *("/integrity/", f"/integrity/{NEWER}"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +86,8 @@ def test_before_anything_is_published_a_page_says_what_to_run(person: TestClient
 
 @pytest.mark.parametrize("place", [*PLACES, "/reports/1999-01-04", "/nowhere"])
 def test_a_stranger_gets_nothing(stranger: TestClient, lake: Lake, place: str) -> None:
-    publish(lake, OUT_REPORTS_DAILY, NEWER, b"<p>secret signals")
+    for contract in (OUT_REPORTS_DAILY, OUT_REPORTS_INTEGRITY):
+        publish(lake, contract, NEWER, b"<p>secret signals")
     answer = stranger.get(place)
     assert answer.status_code == (404 if place == "/nowhere" else 401)
     assert "secret" not in answer.text
@@ -95,6 +105,7 @@ def test_a_made_up_login_is_no_login(stranger: TestClient) -> None:
         ("/docs/dbt/", OUT_DOCS_DBT),
         ("/docs/quality/", OUT_DOCS_QUALITY),
         ("/reports/", OUT_REPORTS_DAILY),
+        ("/integrity/", OUT_REPORTS_INTEGRITY),
     ],
 )
 def test_a_person_sees_what_was_published_last(
@@ -110,10 +121,16 @@ def test_a_person_sees_what_was_published_last(
     assert "private" in answer.headers["cache-control"]
 
 
-def test_the_report_of_a_session_has_an_address(person: TestClient, lake: Lake) -> None:
+@pytest.mark.parametrize(
+    ("place", "contract"),
+    [("/reports", OUT_REPORTS_DAILY), ("/integrity", OUT_REPORTS_INTEGRITY)],
+)
+def test_the_report_of_a_session_has_an_address(
+    person: TestClient, lake: Lake, place: str, contract: Contract
+) -> None:
     for session in (OLDER, NEWER):
-        publish(lake, OUT_REPORTS_DAILY, session, str(session).encode())
-    assert person.get(f"/reports/{OLDER}").text == str(OLDER)
+        publish(lake, contract, session, str(session).encode())
+    assert person.get(f"{place}/{OLDER}").text == str(OLDER)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +139,7 @@ def test_the_report_of_a_session_has_an_address(person: TestClient, lake: Lake) 
         "/reports/..%2f..%2fraw%2fraw_yahoo__response",
         "/reports/2022-12-28%2f..%2f..",
         "/reports/raw_yahoo__response",
+        "/integrity/..%2f..%2fraw%2fraw_yahoo__response",
         "/docs/..%2freports",
         "/docs/dbt/..%2f..%2fmanifest.json",
     ],

@@ -6,8 +6,11 @@ import time
 import uuid
 from configparser import ConfigParser
 from importlib import import_module
+from typing import Any
 
 import httpx
+import pytest
+import structlog
 from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
 from airflow.sdk.execution_time import supervisor
@@ -46,11 +49,9 @@ def _closes_its_sockets_and_lingers() -> None:
     os._exit(0)
 
 
-def test_the_end_of_a_process_is_seen_when_it_ends() -> None:
-    began = time.monotonic()
-    process = PromptSubprocess.start(
-        target=_closes_its_sockets_and_lingers,
-        what=TaskInstance(
+def _task() -> dict[str, Any]:
+    return {
+        "what": TaskInstance(
             id=uuid.uuid4(),
             task_id="plan",
             dag_id="ingest_market_data",
@@ -58,17 +59,54 @@ def test_the_end_of_a_process_is_seen_when_it_ends() -> None:
             try_number=1,
             dag_version_id=uuid.uuid4(),
         ),
-        dag_rel_path="ingest_market_data.py",
-        bundle_info=BundleInfo(name="dags-folder"),
-        client=Client(
+        "dag_rel_path": "ingest_market_data.py",
+        "bundle_info": BundleInfo(name="dags-folder"),
+        "client": Client(
             base_url="http://api-server", token="", transport=httpx.MockTransport(_api_server)
         ),
-    )
+    }
+
+
+def test_the_end_of_a_process_is_seen_when_it_ends() -> None:
+    began = time.monotonic()
+    process = PromptSubprocess.start(target=_closes_its_sockets_and_lingers, **_task())
 
     assert process.wait() == 0
 
     took_s = time.monotonic() - began
     assert LINGERS_S <= took_s < supervisor.MIN_HEARTBEAT_INTERVAL / 2
+
+
+def _prints_and_ends() -> None:
+    os.write(1, b"said by the task\n")
+    os._exit(0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "is_shown"),
+    [
+        (True, {}, False),
+        (True, {"LOGGING": "True"}, True),
+        (True, {"CELERY": "True"}, True),
+        (False, {"LOGGING": "True", "CELERY": "False"}, False),
+    ],
+)
+def test_a_task_s_log_goes_to_stdout_too_where_a_setting_says_so(
+    asked: bool,
+    configured: dict[str, str],
+    is_shown: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for section, value in configured.items():
+        monkeypatch.setenv(f"AIRFLOW__{section}__TASK_LOGS_TO_STDOUT", value)
+    with structlog.testing.capture_logs() as shown:
+        PromptCoordinator().execute_task(
+            subprocess_logs_to_stdout=asked,
+            target=_prints_and_ends,
+            logger=structlog.wrap_logger(structlog.testing.ReturnLogger(), processors=[]),
+            **_task(),
+        )
+    assert ("said by the task" in [entry["event"] for entry in shown]) is is_shown
 
 
 def test_airflow_is_configured_to_run_every_task_so() -> None:

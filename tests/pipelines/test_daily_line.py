@@ -16,6 +16,7 @@ from marketlake.contracts.catalog import (
     CORE_QUALITY_QUARANTINE,
     CORE_SIGNALS_SIGNAL,
     OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT,
+    OUT_DATA_VALIDATION_SOURCE_COMPARISON,
     OUT_REPORTS_DAILY,
     OUT_RISK_ANALYSIS_MARKET_REGIME,
     contract,
@@ -55,9 +56,18 @@ def second_run(line: Settings, first_run: list[ArtifactRef]) -> list[ArtifactRef
 
 def test_a_session_publishes_every_daily_contract(first_run: list[ArtifactRef]) -> None:
     on_demand = {"publish_docs", "train_models"}
-    daily = {item.name for item in CATALOG if item.owner not in on_demand}
-    names = {ref.contract for ref in first_run} | {CORE_QUALITY_QUARANTINE.name}
-    assert names | {"core_quality__gate_report"} == daily
+    daily = {
+        item.name
+        for item in CATALOG
+        if item.owner not in on_demand and item.freshness != "on demand"
+    }
+    judged = {
+        "core_quality__gate_report",
+        "core_quality__quarantine",
+        "core_quality__disagreement",
+        "core_quality__provenance",
+    }
+    assert {ref.contract for ref in first_run} | judged == daily
 
 
 def test_named_exports_stand_beside_their_artifacts(
@@ -73,21 +83,56 @@ def test_named_exports_stand_beside_their_artifacts(
         "risk_analysis/market_regime_20221221.json",
         "risk_analysis/portfolio_risk_20221221.csv",
         "reports/daily_report_20221221.html",
+        "reports/integrity_20221221.html",
     ):
         assert len(lake.get_bytes(name)) > 40, name
 
 
-def test_a_planted_unit_error_is_quarantined_with_its_reason_and_never_reaches_core(
+def test_a_planted_unit_error_is_quarantined_with_its_reason_and_the_other_sources_give_the_bar(
     line: Settings, second_run: list[ArtifactRef]
 ) -> None:
     lake = Lake(line.lake)
     quarantine = published(lake, CORE_QUALITY_QUARANTINE, SECOND).to_pylist()
-    assert {row["symbol"] for row in quarantine} == {"XOM"}
-    assert "unit error" in " ".join(row["reason"] for row in quarantine)
-    bars = lake.read(CORE_MARKET_DAILY_BAR, [SECOND], as_of=SECOND)
-    assert "XOM" not in bars["symbol"].to_pylist()
+    assert {(row["symbol"], json.loads(row["row_json"])["source"]) for row in quarantine} == {
+        ("XOM", "yahoo")
+    }
+    assert {row["reason"] for row in quarantine} == {"close_usd above high_usd"}
+    bars = lake.read(CORE_MARKET_DAILY_BAR, [SECOND], as_of=SECOND).to_pylist()
+    (exxon,) = [row for row in bars if row["symbol"] == "XOM"]
+    wrong = json.loads(quarantine[0]["row_json"])["close_usd"]
+    assert exxon["close_usd"] == pytest.approx(wrong / 100, rel=0.005)
+    assert exxon["chosen_source"] == "alpha_vantage"
+    assert exxon["flags"] == ["two_source"]
     report = published(lake, OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT, SECOND)
-    assert report["symbols"]["quarantined"] == ["XOM"]
+    assert report["symbols"]["quarantined"] == []
+    assert report["gate"]["source_rows_quarantined"] == 1
+    assert ("XOM", "yahoo", "unit") in {
+        (row["symbol"], row["source"], row["kind"]) for row in report["alarms"]
+    }
+
+
+def test_where_a_source_is_apart_the_consensus_stands_and_says_why(
+    line: Settings, second_run: list[ArtifactRef]
+) -> None:
+    lake = Lake(line.lake)
+    comparison = published(lake, OUT_DATA_VALIDATION_SOURCE_COMPARISON, SECOND)
+    (repeated,) = comparison["discrepancies"]
+    assert (repeated["symbol"], repeated["source"], repeated["kind"]) == (
+        "MRK",
+        "alpha_vantage",
+        "stale_repeat",
+    )
+    (merck,) = [item for item in comparison["comparisons"] if item["symbol"] == "MRK"]
+    said = merck["prices"]["open_usd"]["by_source"]
+    assert [said[name]["agreed"] for name in ("yahoo", "alpha_vantage", "iex")] == [
+        True,
+        False,
+        True,
+    ]
+    bars = lake.read(CORE_MARKET_DAILY_BAR, [SECOND], as_of=SECOND).to_pylist()
+    (bar,) = [row for row in bars if row["symbol"] == "MRK"]
+    assert bar["open_usd"] == said["yahoo"]["value_usd"]
+    assert bar["flags"] == ["discrepancy"]
 
 
 def test_running_a_session_again_gives_the_same_bytes(

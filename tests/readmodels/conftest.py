@@ -91,6 +91,7 @@ def bar_rows() -> list[dict[str, Any]]:
             "adj_close_usd": 63.0,
             "volume_shares": 1e6,
             "previous_close_usd": 62.5,
+            "repeat_no": 0,
             "simulated_fields": ["open_usd"],
             "known_at_utc": KNOWN_AT,
         }
@@ -138,7 +139,15 @@ def day(publisher: Publisher) -> dict[str, ArtifactRef]:
             "partition": f"session={SESSION}",
             "verdict": "passed",
             "rows_in": 21,
-            "rows_quarantined": 1,
+            "rows_quarantined": 0,
+            "sources": [
+                {"source": name, "outcome": outcome, "rows_quarantined": refused}
+                for name, outcome, refused in (
+                    ("yahoo", "answered", 1),
+                    ("alpha_vantage", "dropped", 0),
+                    ("iex", "answered", 0),
+                )
+            ],
             "results": [],
             "engine": "none",
         },
@@ -148,14 +157,28 @@ def day(publisher: Publisher) -> dict[str, ArtifactRef]:
         catalog.CORE_QUALITY_QUARANTINE,
         [
             {
-                "contract": "core_market__daily_bar",
+                "contract": "core_market__source_bar",
                 "session": SESSION,
                 "symbol": "JPM",
                 "row_no": 0,
                 "check": "not_above(low_usd, high_usd)",
                 "reason": "low above high",
-                "row_json": "{}",
+                "row_json": '{"source": "yahoo"}',
             }
+        ],
+        parents=[bars],
+    )
+    publisher.publish(
+        catalog.CORE_QUALITY_DISAGREEMENT,
+        [
+            {
+                "session": SESSION,
+                "symbol": "WMT",
+                "source": source,
+                "kind": kind,
+                "fields": ["close_usd"],
+            }
+            for source, kind in (("iex", "one_venue_print"), ("yahoo", "missing_day"))
         ],
         parents=[bars],
     )
@@ -165,12 +188,15 @@ def day(publisher: Publisher) -> dict[str, ArtifactRef]:
             {
                 "session": SESSION,
                 "symbol": "JPM",
-                "kind": "quarantined",
+                "source": source,
+                "kind": kind,
                 "value": None,
+                "expected": None,
                 "limit": None,
                 "severity": "critical",
                 "detail": "low above high",
             }
+            for source, kind in (("yahoo", "quarantined"), ("yahoo", "swapped_ohlc"))
         ],
         parents=[gate],
     )

@@ -62,7 +62,15 @@ def test_the_summary_tells_what_was_published_and_what_may_be_trusted(
         {"measure": "beta", "value": 0.9, "n": 500},
     ]
     assert summary["gates"] == [
-        {"session": "2022-12-23", "verdict": "passed", "rows_in": 21, "rows_quarantined": 1}
+        {
+            "session": "2022-12-23",
+            "verdict": "passed",
+            "rows_in": 21,
+            "rows_quarantined": 0,
+            "sources": 3,
+            "sources_answered": 2,
+            "source_rows_quarantined": 1,
+        }
     ]
     assert {item["sha256"] for item in summary["artifacts"]} == {ref.sha256 for ref in day.values()}
     assert summary["keeping"] == (
@@ -77,12 +85,24 @@ def test_the_summary_tells_what_was_published_and_what_may_be_trusted(
     ]
 
 
-def test_a_planted_fault_is_reported_with_the_check_that_found_it(
+def test_each_source_s_planted_fault_is_reported_with_what_found_it(
     settings: Settings, day: dict[str, ArtifactRef]
 ) -> None:
-    (fault,) = daily_summary(settings, runs=[])["planted_faults"]
-    assert (fault["symbol"], fault["session"]) == ("JPM", "2022-12-23")
-    assert fault["found_by"] == ["gate: not_above(low_usd, high_usd)"]
+    faults = daily_summary(settings, runs=[])["planted_faults"]
+    assert {(fault["symbol"], fault["vendor"]): fault["found_by"] for fault in faults} == {
+        ("JPM", "yahoo"): ["gate: not_above(low_usd, high_usd)", "integrity: swapped_ohlc"],
+        ("WMT", "iex"): ["consensus: one_venue_print"],
+    }
+    assert {fault["session"] for fault in faults} == {"2022-12-23"}
+
+
+def test_faults_of_a_source_that_is_not_asked_are_not_listed(
+    settings: Settings, day: dict[str, ArtifactRef]
+) -> None:
+    market = settings.market.model_copy(update={"sources": ("yahoo",)})
+    alone = settings.model_copy(update={"market": market})
+    faults = daily_summary(alone, runs=[])["planted_faults"]
+    assert [fault["vendor"] for fault in faults] == ["yahoo"]
 
 
 def test_a_dead_sandbox_is_named(settings: Settings, day: dict[str, ArtifactRef]) -> None:

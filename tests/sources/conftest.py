@@ -1,10 +1,9 @@
-"""The sandbox that the tests of this folder talk to."""
+"""What the tests of this folder let a vendor say."""
 
 from __future__ import annotations
 
 import base64
 import json
-import uuid
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +11,6 @@ from typing import Any
 
 import pytest
 from marketlake.services.sandbox.embedded import RunningSandbox
-from marketlake.settings import Settings
-
-
-@pytest.fixture(scope="session")
-def vendors(sandbox_settings: Settings) -> RunningSandbox:
-    """Return the running sandbox with its control API."""
-    return RunningSandbox.of(sandbox_settings)
-
-
-@pytest.fixture
-def namespace() -> str:
-    """Return the name of a namespace that no other test uses."""
-    return f"test-{uuid.uuid4().hex}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -26,7 +26,8 @@ This page is made by `python -m pytest tests/sources/test_contract.py --write-so
 
 A source without its credentials is not configured, and is not asked. The basis is what prices are
 adjusted for as of the answer; dividends are per share of their own day where prices are as traded,
-of the answer's day otherwise. Calls are those of the default plan.
+of the answer's day otherwise. Calls are those of the default plan. A source of `series` has values
+under names of its publisher's, such as `VIXCLS`.
 
 """
 _FAULTS = """
@@ -61,9 +62,10 @@ def expected() -> dict[tuple[str, str], str]:
 
 
 def _declared() -> str:
-    sources = [open_source(name, Settings()) for name in SOURCES]
-    lines = ["| source | vendor | basis | close | volume | actions | calls | credentials |"]
-    lines.append("|---|" + "---|" * 7)
+    # The sandbox's own settings have keys and no limits.
+    sources = [open_source(name, Settings(mode="live")) for name in SOURCES]
+    lines = ["| source | vendor | lists | basis | close | volume | actions | calls | credentials |"]
+    lines.append("|---|" + "---|" * 8)
     lines += [_line(source) for source in sources]
     return "\n".join(lines) + "\n"
 
@@ -73,6 +75,7 @@ def _line(source: Source) -> str:
     cells = (
         f"`{source.name}`",
         source.vendor,
+        ", ".join(sorted(source.kinds)),
         meaning.basis.replace("_", " "),
         meaning.close.replace("_", " "),
         meaning.volume.replace("_", " "),
@@ -88,4 +91,6 @@ def _calls(plan: CallPlan) -> str:
     said = [f"{limit} {span}" for limit, span in limits if limit is not None]
     if plan.symbols_a_call > 1:
         said.append(f"{plan.symbols_a_call} symbols a call")
+    if not plan.dated:
+        said.append("a call brings all dates")
     return ", ".join(said) or "no declared limit"

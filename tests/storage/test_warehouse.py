@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import math
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -39,6 +39,10 @@ def empty(warehouse: Warehouse) -> Iterator[Warehouse]:
         connection.execute("truncate core.market__daily_bar")
 
 
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
 def changes(warehouse: Warehouse) -> dict[str, str]:
     """Return which transaction wrote each row: a row that was left alone keeps its own."""
     rows = warehouse.query(
@@ -49,8 +53,8 @@ def changes(warehouse: Warehouse) -> dict[str, str]:
 
 def test_every_kind_of_value_arrives_as_it_was(empty: Warehouse, bars: MakeBars) -> None:
     table = bars([MONDAY], symbols=("KO",))
-    table = table.set_column(5, "close_usd", pa.array([0.1 + 0.2]))
-    table = table.set_column(10, "flags", pa.array([["spike", 'ünïcode, "quoted"']]))
+    table = with_column(table, "close_usd", pa.array([0.1 + 0.2]))
+    table = with_column(table, "flags", pa.array([["spike", 'ünïcode, "quoted"']]))
     assert empty.load(BAR, table, sessions=[MONDAY]) == Loaded(inserted=1, deleted=0)
     (row,) = empty.query("select * from core.market__daily_bar")
     assert row == table.to_pylist()[0]
@@ -65,7 +69,7 @@ def test_days_on_both_sides_of_the_wire_formats_epoch_are_right(
 ) -> None:
     at = datetime(day.year, day.month, day.day, 21, 0, 0, 123_456, tzinfo=UTC)
     table = bars([day], symbols=("KO",))
-    table = table.set_column(12, "known_at_utc", pa.array([at], pa.timestamp("us", "UTC")))
+    table = with_column(table, "known_at_utc", pa.array([at], pa.timestamp("us", "UTC")))
     empty.load(BAR, table, sessions=[day])
     (row,) = empty.query("select session, known_at_utc from core.market__daily_bar")
     assert row == {"session": day, "known_at_utc": at}
@@ -73,7 +77,7 @@ def test_days_on_both_sides_of_the_wire_formats_epoch_are_right(
 
 def test_nan_and_null_are_null(empty: Warehouse, bars: MakeBars) -> None:
     table = bars([MONDAY])
-    table = table.set_column(7, "close_move_pct", pa.array([math.nan, None], pa.float64()))
+    table = with_column(table, "close_move_pct", pa.array([math.nan, None], pa.float64()))
     empty.load(BAR, table, sessions=[MONDAY])
     rows = empty.query(
         "select count(*) as n from core.market__daily_bar where close_move_pct is null"
@@ -88,6 +92,18 @@ def test_a_replay_touches_no_row(empty: Warehouse, bars: MakeBars) -> None:
     before = changes(empty)
     assert empty.load(BAR, bars(days), sessions=days) == Loaded(inserted=0, deleted=0)
     assert changes(empty) == before
+
+
+def test_a_session_that_is_new_is_added_to_one_that_is_there(
+    empty: Warehouse, bars: MakeBars
+) -> None:
+    empty.load(BAR, bars([MONDAY]), sessions=[MONDAY])
+    before = changes(empty)
+    both = [MONDAY, TUESDAY]
+    assert empty.load(BAR, bars(both), sessions=both) == Loaded(inserted=2, deleted=0)
+    after = changes(empty)
+    assert len(after) == 4
+    assert {row: after[row] for row in before} == before
 
 
 def test_only_rows_that_changed_are_replaced(empty: Warehouse, bars: MakeBars) -> None:
@@ -117,10 +133,12 @@ def test_a_load_that_fails_changes_nothing(empty: Warehouse, bars: MakeBars) -> 
             "alter table core.market__daily_bar add constraint c check (close_usd < 50) not valid"
         )
     try:
-        with pytest.raises(psycopg.errors.CheckViolation):
-            empty.load(BAR, bars([MONDAY], close=99.0), sessions=[MONDAY])
-        assert empty.query("select distinct close_usd from core.market__daily_bar") == [
-            {"close_usd": 10.0}
+        for day in (MONDAY, TUESDAY):  # one with rows, one without
+            with pytest.raises(psycopg.errors.CheckViolation):
+                empty.load(BAR, bars([day], close=99.0), sessions=[day])
+        assert empty.query("select close_usd from core.market__daily_bar") == [
+            {"close_usd": 10.0},
+            {"close_usd": 10.0},
         ]
     finally:
         with psycopg.connect(empty.conninfo) as connection:
@@ -130,14 +148,9 @@ def test_a_load_that_fails_changes_nothing(empty: Warehouse, bars: MakeBars) -> 
 def test_loads_side_by_side_take_turns(empty: Warehouse, bars: MakeBars) -> None:
     symbols = [f"S{number:03d}" for number in range(200)]
     tables = [bars([MONDAY], symbols=symbols, close=float(close)) for close in range(10, 14)]
-    threads = [
-        threading.Thread(target=empty.load, args=(BAR, table), kwargs={"sessions": [MONDAY]})
-        for table in tables
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(tables)) as pool:
+        loads = list(pool.map(lambda table: empty.load(BAR, table, sessions=[MONDAY]), tables))
+    assert sorted(load.deleted for load in loads) == [0, 200, 200, 200]
     rows = empty.query("select close_usd, count(*) as n from core.market__daily_bar group by 1")
     assert [row["n"] for row in rows] == [200]
 

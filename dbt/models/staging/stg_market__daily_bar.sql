@@ -17,7 +17,9 @@ final as (
         volume_shares,
         close_move_pct,
         n_sources,
+        n_agreed,
         chosen_source,
+        volume_source,
         flags,
         simulated_fields,
         known_at_utc

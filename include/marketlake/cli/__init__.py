@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from marketlake.cli import platform, queries, runs, sandbox
+from marketlake.cli import platform, queries, repairs, runs, sandbox
 from marketlake.errors import ConfigError, MarketlakeError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 platform.register(app)
 runs.register(app)
 queries.register(app)
+repairs.register(app)
 sandbox.register(app)
 
 

@@ -64,14 +64,14 @@ def artifacts(
     lake = _lake(load_settings())
     if spec:
         files = [item.as_json() for item in published.spec_coverage(lake, _day(session))]
-        _print_rows(
+        print_rows(
             files,
             as_json=as_json,
             title=f"{sum(row['sha256'] is not None for row in files)} of {len(files)} named files",
             columns=("file", "section", "produced_by", "session", "rows", "sha256"),
         )
         return
-    _print_rows(
+    print_rows(
         [item.as_json() for item in published.artifacts(lake, _day(session))],
         as_json=as_json,
         title="published artifacts",
@@ -106,7 +106,7 @@ def show(
     if as_json:
         typer.echo(_json({"artifact": ref.as_json(), "content": table}))
         return
-    _print_rows(
+    print_rows(
         table[:rows],
         as_json=False,
         title=f"{ref.uri}  {min(rows, len(table))} of {ref.rows} rows",
@@ -261,7 +261,7 @@ def list_contracts(as_json: Json = False) -> None:
     """List every contract: grain, owner, form, named file."""
     from marketlake.contracts.catalog import CATALOG
 
-    _print_rows(
+    print_rows(
         [
             {
                 "contract": item.name,
@@ -312,7 +312,7 @@ def _json_value(value: object) -> str | float:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _print_rows(
+def print_rows(
     rows: Iterable[Mapping[str, Any]], *, as_json: bool, title: str, columns: Sequence[str]
 ) -> None:
     """Print mappings as a JSON list, or some of their members as a table."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _UNITS = {"_pct": " %", "_usd": " USD"}
 _PAGES = {
     "daily report": "/marketlake/reports/",
+    "data integrity": "/marketlake/integrity/",
     "data quality": "/marketlake/docs/quality/",
     "warehouse docs": "/marketlake/docs/dbt/",
 }
@@ -51,7 +52,7 @@ def render(summary: Mapping[str, Any], *, login: str) -> Group:
         (f"Strongest signals of {summary['session']}", _signals(summary["signals"])),
         ("Risk of the reference book", _risk(summary["risk"])),
         ("Gates", _gates(summary["gates"])),
-        ("Faults planted in the vendor's data", _faults(summary["planted_faults"])),
+        ("Faults planted in the vendors' data", _faults(summary["planted_faults"])),
         ("Ledger", _ledger(summary["ledger"])),
         ("Kept", summary["keeping"]),
         ("Look", _look(summary, login)),
@@ -120,12 +121,16 @@ def _risk(measures: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _gates(gates: Sequence[Mapping[str, Any]]) -> Table:
-    table = _grid("session", "verdict", ">bars", ">quarantined")
+    table = _grid(
+        "session", "verdict", ">sources", ">their rows quarantined", ">bars", ">quarantined"
+    )
     for gate in gates:
         tone = "green" if gate["verdict"] == "passed" else "red"
         table.add_row(
             gate["session"],
             f"[{tone}]{gate['verdict']}[/]",
+            f"{gate['sources_answered']} of {gate['sources']}",
+            str(gate["source_rows_quarantined"]),
             str(gate["rows_in"]),
             str(gate["rows_quarantined"]),
         )
@@ -135,10 +140,10 @@ def _gates(gates: Sequence[Mapping[str, Any]]) -> Table:
 def _faults(faults: Sequence[Mapping[str, Any]]) -> Table | str:
     if not faults:
         return "none in these sessions"
-    table = _grid("session", "symbol", "fault", "found by")
+    table = _grid("session", "symbol", "source", "fault", "found by")
     for fault in faults:
         found = "; ".join(fault["found_by"]) or "[red]NOT FOUND[/]"
-        table.add_row(fault["session"], fault["symbol"], fault["story"], found)
+        table.add_row(fault["session"], fault["symbol"], fault["vendor"], fault["story"], found)
     return table
 
 

@@ -13,6 +13,7 @@ from marketlake.errors import ConfigError
 
 _SESSION = Field("session", "date", "exchange session the row is about")
 _SYMBOL = Field("symbol", "string", "ticker as the exchange lists it at the session")
+_SOURCE = Field("source", "string", "source by its name")
 _KNOWN_AT = Field(
     "known_at_utc",
     "timestamp_utc",
@@ -37,52 +38,11 @@ def _document(*names_and_docs: tuple[str, str]) -> tuple[Field, ...]:
     return tuple(Field(name, "string", doc) for name, doc in names_and_docs)
 
 
-RAW_YAHOO_RESPONSE = Contract(
-    name="raw_yahoo__response",
-    doc="Every HTTP answer of Yahoo Finance, byte for byte, keys and crumbs redacted from URLs.",
-    grain="one row per request that answered a history call",
-    owner="ingest_market_data",
-    key=("symbol", "request_no"),
-    fields=(
-        _SYMBOL,
-        Field("request_no", "int64", "order of the request within the symbol's call"),
-        Field("method", "string", "HTTP method"),
-        Field("url", "string", "requested URL without secrets"),
-        Field("status", "int64", "HTTP status"),
-        Field("body", "binary", "response body as received, content encoding undone"),
-        Field("body_sha256", "string", "SHA-256 of the body, hex"),
-    ),
+_REPEAT_NO = Field(
+    "repeat_no",
+    "int64",
+    "which of the vendor's rows for this session and symbol, 0 unless it repeats",
 )
-
-RAW_YAHOO_DAILY_BAR = Contract(
-    name="raw_yahoo__daily_bar",
-    doc="Daily bars as Yahoo gives them: split-adjusted as of the fetch, with its adjusted close.",
-    grain="one row per symbol and session",
-    owner="ingest_market_data",
-    key=("session", "symbol"),
-    fields=(
-        _SESSION,
-        _SYMBOL,
-        *(
-            Field(
-                name, "float64", f"{name[:-4]} price, split-adjusted as of the fetch", "USD", True
-            )
-            for name in _PRICES
-        ),
-        Field("adj_close_usd", "float64", "close adjusted for splits and dividends", "USD", True),
-        Field("volume_shares", "float64", "volume, split-adjusted as of the fetch", "shares", True),
-        Field(
-            "previous_close_usd",
-            "float64",
-            "close of the session before, same adjustment; null at the start of a history",
-            "USD",
-            True,
-        ),
-        _SIMULATED_FIELDS,
-        _KNOWN_AT,
-    ),
-)
-
 _ACTION_FIELDS = (
     _SESSION,
     _SYMBOL,
@@ -92,13 +52,159 @@ _ACTION_FIELDS = (
     _SIMULATED_FIELDS,
 )
 
-RAW_YAHOO_ACTION = Contract(
-    name="raw_yahoo__action",
-    doc="Splits and dividends as Yahoo gives them; dividends split-adjusted as of the fetch.",
-    grain="one row per symbol, ex-date and kind",
+
+def _raw_response(source: str, vendor: str) -> Contract:
+    return Contract(
+        name=f"raw_{source}__response",
+        doc=f"Every HTTP answer of {vendor}, byte for byte, keys and crumbs redacted from URLs.",
+        grain="one row per request that answered a history call",
+        owner="ingest_market_data",
+        key=("symbol", "request_no"),
+        fields=(
+            Field("symbol", "string", "symbol that was asked for; of several, the first"),
+            Field("request_no", "int64", "order of the request within the symbol's call"),
+            Field("method", "string", "HTTP method"),
+            Field("url", "string", "requested URL without secrets"),
+            Field("status", "int64", "HTTP status"),
+            Field("body", "binary", "response body as received, content encoding undone"),
+            Field("body_sha256", "string", "SHA-256 of the body, hex"),
+        ),
+    )
+
+
+def _raw_daily_bar(source: str, vendor: str, basis: str) -> Contract:
+    return Contract(
+        name=f"raw_{source}__daily_bar",
+        doc=f"Daily bars as {vendor} gives them: {basis}.",
+        grain="one row per symbol, session and row of the answer",
+        owner="ingest_market_data",
+        key=("session", "symbol", "repeat_no"),
+        fields=(
+            _SESSION,
+            _SYMBOL,
+            *(
+                Field(name, "float64", f"{name[:-4]} price, {basis}", "USD", True)
+                for name in _PRICES
+            ),
+            Field(
+                "adj_close_usd", "float64", "close adjusted for splits and dividends", "USD", True
+            ),
+            Field("volume_shares", "float64", f"volume, {basis}", "shares", True),
+            Field(
+                "previous_close_usd",
+                "float64",
+                "close of the session before, same adjustment; null at the start of a history",
+                "USD",
+                True,
+            ),
+            _REPEAT_NO,
+            _SIMULATED_FIELDS,
+            _KNOWN_AT,
+        ),
+    )
+
+
+def _raw_action(source: str, vendor: str, basis: str) -> Contract:
+    return Contract(
+        name=f"raw_{source}__action",
+        doc=f"Splits and dividends as {vendor} gives them; dividends {basis}.",
+        grain="one row per symbol, ex-date and kind",
+        owner="ingest_market_data",
+        key=("session", "symbol", "kind"),
+        fields=_ACTION_FIELDS,
+    )
+
+
+_FETCHED_BASIS = "split-adjusted as of the fetch"
+RAW_YAHOO_RESPONSE = _raw_response("yahoo", "Yahoo Finance")
+RAW_YAHOO_DAILY_BAR = _raw_daily_bar("yahoo", "Yahoo Finance", _FETCHED_BASIS)
+RAW_YAHOO_ACTION = _raw_action("yahoo", "Yahoo Finance", _FETCHED_BASIS)
+RAW_ALPHA_VANTAGE_RESPONSE = _raw_response("alpha_vantage", "Alpha Vantage")
+RAW_ALPHA_VANTAGE_DAILY_BAR = _raw_daily_bar("alpha_vantage", "Alpha Vantage", "as traded")
+RAW_ALPHA_VANTAGE_ACTION = _raw_action("alpha_vantage", "Alpha Vantage", "as traded")
+RAW_IEX_RESPONSE = _raw_response("iex", "the IEX exchange's prices at Alpaca")
+RAW_IEX_DAILY_BAR = _raw_daily_bar("iex", "the IEX exchange", "as traded on this one venue")
+RAW_IEX_ACTION = _raw_action("iex", "the IEX exchange", "as traded; it tells none")
+
+CORE_QUALITY_SOURCE_ANSWER = Contract(
+    name="core_quality__source_answer",
+    doc="Which source was asked for which symbol, and what came of it.",
+    grain="one row per session up to which was asked, source and symbol",
     owner="ingest_market_data",
-    key=("session", "symbol", "kind"),
-    fields=_ACTION_FIELDS,
+    key=("session", "source", "symbol"),
+    fields=(
+        _SESSION,
+        _SOURCE,
+        Field("symbol", "string", "ticker"),
+        Field(
+            "outcome",
+            "string",
+            "answered, no_bar, failed, not_asked (budget, or resting) or not_configured",
+        ),
+        Field("reason", "string", "why there is no bar, in words; empty if answered"),
+    ),
+    checks=(
+        Check("unique", ("session", "source", "symbol")),
+        Check(
+            "in_set",
+            ("outcome",),
+            {"values": ["answered", "no_bar", "failed", "not_asked", "not_configured"]},
+        ),
+    ),
+)
+
+_BAR_CHECKS = (
+    Check("only_sessions", ("session",), {"calendar": "XNYS"}, reason="not a session"),
+    *(
+        Check("not_null", (name,), reason=f"{name} is missing")
+        for name in (*_PRICES, "volume_shares")
+    ),
+    *(
+        Check("in_range", (name,), {"min": 0.0, "strict_min": True}, reason=f"{name} not > 0")
+        for name in _PRICES
+    ),
+    Check("in_range", ("volume_shares",), {"min": 0.0}, reason="negative volume"),
+    *(
+        Check("not_above", pair, reason=f"{pair[0]} above {pair[1]}")
+        for pair in (
+            ("low_usd", "open_usd"),
+            ("low_usd", "close_usd"),
+            ("open_usd", "high_usd"),
+            ("close_usd", "high_usd"),
+        )
+    ),
+)
+"""What a bar must be by itself, whoever gave it."""
+
+CORE_MARKET_SOURCE_BAR = Contract(
+    name="core_market__source_bar",
+    doc="Each source's daily bars brought to as-traded prices, before anybody judged them.",
+    grain="one row per session, symbol, source and row of the source's answer",
+    owner="ingest_market_data",
+    key=("session", "symbol", "source", "repeat_no"),
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        _SOURCE,
+        _REPEAT_NO,
+        *(Field(name, "float64", f"as-traded {name[:-4]} price", "USD", True) for name in _PRICES),
+        Field("volume_shares", "float64", "as-traded volume", "shares", True),
+        _SIMULATED_FIELDS,
+        _KNOWN_AT,
+    ),
+    checks=(
+        Check("unique", ("session", "symbol", "source"), reason="two different bars of one source"),
+        *_BAR_CHECKS,
+    ),
+)
+
+CORE_MARKET_SOURCE_ACTION = Contract(
+    name="core_market__source_action",
+    doc="Each source's splits and dividends, per share as traded, before anybody judged them.",
+    grain="one row per ex-date session, symbol, source and kind",
+    owner="ingest_market_data",
+    key=("session", "symbol", "source", "kind"),
+    fields=(_SESSION, _SYMBOL, _SOURCE, *_ACTION_FIELDS[2:], _KNOWN_AT),
 )
 
 CORE_REFERENCE_INSTRUMENT = Contract(
@@ -160,8 +266,10 @@ CORE_MARKET_DAILY_BAR = Contract(
             "%",
             True,
         ),
-        Field("n_sources", "int64", "sources that gave this bar", "count"),
-        Field("chosen_source", "string", "source whose bar was taken"),
+        Field("n_sources", "int64", "sources that gave a bar which passed", "count"),
+        Field("n_agreed", "int64", "of these, sources whose close is the consensus", "count"),
+        Field("chosen_source", "string", "source whose bar was taken where it is the consensus"),
+        Field("volume_source", "string", "source whose volume was taken"),
         Field("flags", "strings", "warnings that stay with the bar"),
         _SIMULATED_FIELDS,
         _KNOWN_AT,
@@ -169,25 +277,7 @@ CORE_MARKET_DAILY_BAR = Contract(
     checks=(
         Check("unique", ("session", "symbol"), reason="two bars for one symbol and session"),
         Check("row_count", (), {"min": 1}, reason="no bar at all"),
-        Check("only_sessions", ("session",), {"calendar": "XNYS"}, reason="not a session"),
-        *(
-            Check("not_null", (name,), reason=f"{name} is missing")
-            for name in (*_PRICES, "volume_shares")
-        ),
-        *(
-            Check("in_range", (name,), {"min": 0.0, "strict_min": True}, reason=f"{name} not > 0")
-            for name in _PRICES
-        ),
-        Check("in_range", ("volume_shares",), {"min": 0.0}, reason="negative volume"),
-        *(
-            Check("not_above", pair, reason=f"{pair[0]} above {pair[1]}")
-            for pair in (
-                ("low_usd", "open_usd"),
-                ("low_usd", "close_usd"),
-                ("open_usd", "high_usd"),
-                ("close_usd", "high_usd"),
-            )
-        ),
+        *_BAR_CHECKS,
         Check(
             "in_range",
             ("close_move_pct",),
@@ -256,6 +346,89 @@ CORE_QUALITY_QUARANTINE = Contract(
     ),
 )
 
+CORE_QUALITY_DISAGREEMENT = Contract(
+    name="core_quality__disagreement",
+    doc="Where a source is apart from the consensus, or lacks or repeats a bar, and why.",
+    grain="one row per session, symbol, source and kind",
+    owner="validate_market_data",
+    key=("session", "symbol", "source", "kind"),
+    warehouse=True,
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        _SOURCE,
+        Field("kind", "string", "split_not_applied, unit_x100, ... (docs/consensus.md)"),
+        Field("fields", "strings", "prices that are apart"),
+        *(Field(name, "float64", f"the source's {name[:-4]}", "USD", True) for name in _PRICES),
+        *(
+            Field(name.replace("_usd", "_apart_pct"), "float64", "from the consensus", "%", True)
+            for name in _PRICES
+        ),
+        Field("weight", "float64", "weight the source had earned by then", "", True),
+        Field("evidence", "float64", "the rule's number", "", True),
+        Field("volume_share", "float64", "volume over that of the sources that agree", "", True),
+    ),
+    checks=(Check("unique", ("session", "symbol", "source", "kind")),),
+)
+
+CORE_QUALITY_PROVENANCE = Contract(
+    name="core_quality__provenance",
+    doc="Of each cell of a session: who said what, who agreed, and why the others did not.",
+    grain="one row per session, symbol, field and source that answered",
+    owner="validate_market_data",
+    key=("session", "symbol", "field", "source"),
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        Field("field", "string", "open_usd, high_usd, low_usd or close_usd"),
+        _SOURCE,
+        Field("value_usd", "float64", "what the source says", "USD"),
+        Field("consensus_usd", "float64", "weighted median of those that agree", "USD"),
+        Field("apart_pct", "float64", "value against consensus", "%"),
+        Field("agreed", "bool", "whether it lies within the threshold of the consensus"),
+        Field("weight", "float64", "weight learned from the source's errors before this session"),
+        Field("vote", "float64", "weight after the evidence of the session's own bars"),
+        Field("dropped_because", "string", "kind of disagreement; null if it agreed", "", True),
+    ),
+)
+
+_REPAIR_CELL = (
+    Field("proposal", "string", "name of the proposal; its cells belong together"),
+    _SESSION,
+    _SYMBOL,
+    _SOURCE,
+    Field("field", "string", "which value of the source's bar"),
+    Field("before", "float64", "value as it came; null where the bar is missing", "", True),
+    Field("after", "float64", "value it should have"),
+    Field("adds_bar", "bool", "whether the bar is missing and would be added"),
+    Field("rule", "string", "what was recognised"),
+    Field("confidence", "float64", "0 to 1"),
+    Field("evidence", "string", "in words"),
+)
+
+CORE_QUALITY_REPAIR_PROPOSAL = Contract(
+    name="core_quality__repair_proposal",
+    doc="What could be repaired in the sources' bars of a session. Nothing is changed by it.",
+    grain="one row per session, symbol, source and field",
+    owner="validate_market_data",
+    key=("session", "symbol", "source", "field"),
+    fields=_REPAIR_CELL,
+)
+
+CORE_QUALITY_APPLIED_REPAIR = Contract(
+    name="core_quality__applied_repair",
+    doc="Proposals that a person has applied to a session's source bars and not taken back.",
+    grain="one row per session, symbol, source and field",
+    owner="marketlake repair",
+    key=("session", "symbol", "source", "field"),
+    freshness="on demand",
+    fields=(
+        *_REPAIR_CELL,
+        Field("applied_by", "string", "who applied it"),
+        Field("reason", "string", "why, in that person's words"),
+    ),
+)
+
 OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT = Contract(
     name="out_data_validation__daily_integrity_report",
     doc="What was expected, present, missing, quarantined and unusual at a session.",
@@ -264,10 +437,15 @@ OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT = Contract(
     form="json",
     fields=_document(
         ("session", "exchange session"),
-        ("calendar", "exchange calendar with open and close"),
-        ("symbols", "expected, present, missing and quarantined symbols"),
+        ("calendar", "exchange calendar with open and close, and whether it was a half day"),
+        ("symbols", "expected, accepted, missing and quarantined symbols"),
+        ("sources", "per source: asked, answered, failed, rows quarantined, agreement, weight"),
         ("gate", "verdict and counts"),
-        ("anomalies", "anomalies by kind"),
+        ("anomalies", "findings by kind, with how many of them are alarms"),
+        ("alarms", "each alarm: symbol, source, kind, severity, in words"),
+        ("worst_symbols", "symbols with the most alarms and disagreements of the last sessions"),
+        ("gaps", "per symbol, the sessions of the last quarter without a bar, and why"),
+        ("repairs", "proposals for this session, and repairs in force"),
         ("caveats", "what this report cannot show"),
     ),
     export=_export("out_data_validation__daily_integrity_report", "json"),
@@ -275,16 +453,16 @@ OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT = Contract(
 
 OUT_DATA_VALIDATION_SOURCE_COMPARISON = Contract(
     name="out_data_validation__source_comparison",
-    doc="How the sources of a session agree; with one source, whether it agrees with itself.",
+    doc="How the sources of a session agree, cell by cell, and why one of them does not.",
     grain="one document per session",
     owner="validate_market_data",
     form="json",
     fields=_document(
         ("session", "exchange session"),
-        ("sources", "sources asked, each with its rows"),
-        ("threshold_pct", "discrepancy that is flagged"),
-        ("comparisons", "one entry per symbol"),
-        ("discrepancies", "entries above the threshold"),
+        ("sources", "per source: outcome, rows, agreement on closes, weight, why it was dropped"),
+        ("threshold_pct", "per price, the discrepancy that is flagged"),
+        ("comparisons", "per symbol and price: each source's value, the consensus, who agreed"),
+        ("discrepancies", "entries above the threshold, each with its kind"),
         ("caveats", "what this comparison cannot show"),
     ),
     export=_export("out_data_validation__source_comparison", "json"),
@@ -293,19 +471,35 @@ OUT_DATA_VALIDATION_SOURCE_COMPARISON = Contract(
 OUT_DATA_VALIDATION_ANOMALY_LOG = Contract(
     name="out_data_validation__anomaly_log",
     doc="Everything unusual at a session, one line each.",
-    grain="one row per session, symbol and kind of anomaly",
+    grain="one row per session, symbol, source and kind of anomaly",
     owner="validate_market_data",
-    key=("session", "symbol", "kind"),
+    key=("session", "symbol", "source", "kind"),
     fields=(
         _SESSION,
         _SYMBOL,
-        Field("kind", "string", "missing_bar, quarantined or price_spike"),
+        Field("source", "string", "source by its name, or core"),
+        Field("kind", "string", "missing_bar, quarantined, price_spike, ... (docs/integrity.md)"),
         Field("value", "float64", "measured value, where there is one", "", True),
+        Field("expected", "float64", "value it should have, where there is one", "", True),
         Field("limit", "float64", "limit it was held against", "", True),
-        Field("severity", "string", "critical or warning"),
+        Field("severity", "string", "critical, warning or info"),
         Field("detail", "string", "in words"),
     ),
     export=_export("out_data_validation__anomaly_log", "csv"),
+)
+
+OUT_REPORTS_INTEGRITY = Contract(
+    name="out_reports__integrity",
+    doc="The session's data quality on one page: source agreement, gaps calendar, worst symbols.",
+    grain="one document per session",
+    owner="validate_market_data",
+    form="json",
+    fields=_document(
+        ("session", "exchange session"),
+        ("report_sha256", "content hash of the integrity report on the page"),
+        ("comparison_sha256", "content hash of the source comparison on the page"),
+    ),
+    export=Export("reports/integrity_{yyyymmdd}.html", "html"),
 )
 
 CORE_WAREHOUSE_BUILD = Contract(

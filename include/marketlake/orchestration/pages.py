@@ -1,4 +1,4 @@
-"""Published pages inside Airflow's UI: the daily report, dbt's documentation, the quality gates.
+"""Published pages inside Airflow's UI: the reports, dbt's documentation, the quality gates.
 
 Airflow's own login guards every page. A page is shown as it was published, hash checked, and in a
 sandbox: whatever its scripts or a vendor's text in it may try, they reach neither Airflow's cookie
@@ -66,6 +66,18 @@ def newest_report() -> HTMLResponse:
 def report(session: date) -> HTMLResponse:
     """Show one session's report."""
     return _page(f"out_reports__daily/{session.isoformat()}")
+
+
+@app.get("/integrity/")
+def newest_integrity() -> HTMLResponse:
+    """Show the newest session's data integrity."""
+    return _page("out_reports__integrity")
+
+
+@app.get("/integrity/{session}")
+def integrity(session: date) -> HTMLResponse:
+    """Show one session's data integrity."""
+    return _page(f"out_reports__integrity/{session.isoformat()}")
 
 
 @app.exception_handler(MarketlakeError)

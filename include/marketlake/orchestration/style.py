@@ -1,7 +1,7 @@
 """The words DAG files share: owners, pools, tags.
 
-The platform creates the pools when it starts (``services.platform``), and says there why each has
-the size it has.
+Each source has a pool of its own name. The platform creates the pools when it starts
+(``services.platform``), and says there why each has the size it has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ OWNER_RESEARCH = "research"
 OWNER_RISK = "risk"
 OWNER_PLATFORM = "platform"
 
-POOL_YAHOO = "yahoo"
 POOL_DBT = "dbt"
 
 

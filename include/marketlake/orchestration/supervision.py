@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from airflow.sdk.configuration import conf
 from airflow.sdk.execution_time.coordinator import BaseCoordinator
 from airflow.sdk.execution_time.supervisor import ActivitySubprocess
 
@@ -33,6 +34,19 @@ class PromptCoordinator(BaseCoordinator):  # type: ignore[misc]
     def execute_task(
         self, *, subprocess_logs_to_stdout: bool, **task: Any
     ) -> BaseCoordinator.ExecutionResult:
-        """Run one task to its end; its log goes to its own file only."""
-        process = PromptSubprocess.start(**task)
+        """Run one task to its end."""
+        process = PromptSubprocess.start(
+            subprocess_logs_to_stdout=subprocess_logs_to_stdout and _logs_to_stdout(), **task
+        )
         return self.ExecutionResult(process.wait(), process.final_state)
+
+
+def _logs_to_stdout() -> bool:
+    """Whether a setting asks for tasks' logs on stdout too.
+
+    LocalExecutor always asks for it, whatever is set, and the scheduler's log would have them all.
+    """
+    return any(
+        conf.getboolean(section, "task_logs_to_stdout", fallback=False)
+        for section in ("logging", "celery")
+    )

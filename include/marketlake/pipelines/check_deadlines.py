@@ -8,18 +8,18 @@ from marketlake.contracts import Contract
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
     CORE_MARKET_DAILY_BAR,
+    CORE_MARKET_SOURCE_BAR,
     CORE_SIGNALS_SIGNAL,
     CORE_WAREHOUSE_BUILD,
     OUT_REPORTS_DAILY,
     OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
-    RAW_YAHOO_DAILY_BAR,
 )
 from marketlake.errors import DeadlineMissed, MissingPartition
 from marketlake.pipelines.context import RunContext
 from marketlake.types import Partition
 
 _ON_THE_WAY = (
-    RAW_YAHOO_DAILY_BAR,
+    CORE_MARKET_SOURCE_BAR,
     CORE_MARKET_DAILY_BAR,
     CORE_WAREHOUSE_BUILD,
     CORE_FEATURES_DAILY,

@@ -20,6 +20,7 @@ import pyarrow as pa
 from marketlake.calendars import Calendar
 from marketlake.clock import utc_now
 from marketlake.contracts import Contract
+from marketlake.contracts.arrow import schema
 from marketlake.contracts.catalog import (
     CORE_MARKET_CORPORATE_ACTION,
     CORE_MARKET_DAILY_BAR,
@@ -130,8 +131,9 @@ class RunContext:
         )
 
     def known_at(self, session: date) -> datetime:
-        """Return when bars of a session could first be known."""
-        return self.calendar.known_at(session, self.settings.yahoo.lag_minutes)
+        """Return when bars of a session could first be known: once the slowest source has them."""
+        lags = (getattr(self.settings, name).lag_minutes for name in self.settings.market.sources)
+        return self.calendar.known_by(session, max(lags))
 
     def history_window(self, last: date, length: int) -> list[date]:
         """Return up to ``length`` sessions ending with ``last``, none before the market's first."""
@@ -226,6 +228,11 @@ def _wrong_form(ref: ArtifactRef, *, expected: str, was: str) -> ContractViolati
 def as_content(content: Content) -> pa.Table | Mapping[str, Any]:
     """Return frames as Arrow tables and documents as they are."""
     return content.to_arrow() if isinstance(content, pl.DataFrame) else content
+
+
+def no_rows(contract: Contract) -> pl.DataFrame:
+    """Return an empty frame of a contract."""
+    return as_polars(schema(contract).empty_table())
 
 
 def as_polars(table: pa.Table) -> pl.DataFrame:

@@ -37,13 +37,9 @@ class _Line:
 
     def step(self, function: Callable[..., Any], **inputs: Any) -> Any:
         run = RunIdentity(self._dag_id, self._run_id, function.__name__)
-        if "batch" in inputs or "year" in inputs:
-            run = RunIdentity(
-                self._dag_id,
-                self._run_id,
-                function.__name__,
-                map_index=inputs.get("batch", inputs.get("year", -1)),
-            )
+        if "year" in inputs or "source" in inputs:
+            task_id = f"{function.__name__}_{inputs.get('source', '')}".rstrip("_")
+            run = RunIdentity(self._dag_id, self._run_id, task_id, map_index=inputs.get("year", -1))
         with open_context(self._settings, run) as ctx:
             return function(ctx, self._session, **inputs)
 
@@ -55,10 +51,10 @@ def run_session(settings: Settings, session: date, *, run_id: str) -> list[Artif
         return _Line(settings, dag_id, session, run_id)
 
     ingest = line("ingest_market_data")
-    batches = ingest.step(ingest_market_data.plan)
+    symbols = ingest.step(ingest_market_data.plan)
     staged = [
-        ingest.step(ingest_market_data.fetch, symbols=symbols, batch=batch)
-        for batch, symbols in enumerate(batches)
+        ingest.step(ingest_market_data.fetch, source=name, symbols=symbols)
+        for name in settings.market.sources
     ]
     published: list[ArtifactRef] = ingest.step(ingest_market_data.publish, staged=staged)
     validate = line("validate_market_data")
@@ -87,8 +83,11 @@ def prepare(settings: Settings, through: date, *, run_id: str) -> list[ArtifactR
     """Load history through a session and compute its features and warehouse."""
     history = _Line(settings, "load_history", through, run_id)
     published: list[ArtifactRef] = []
-    for year in history.step(load_history.plan_years):
-        published += history.step(load_history.load_year, year=year)
+    years = history.step(load_history.plan_years)
+    staged = [history.step(load_history.fetch, source=name) for name in settings.market.sources]
+    published += history.step(load_history.publish_years, staged=staged)
+    for year in years:
+        published += history.step(load_history.validate_year, year=year)
     published += history.step(load_history.compute_features)
     published += history.step(load_history.load_warehouse)
     return published

@@ -1,38 +1,32 @@
-"""Fetch a session's bars and actions from each vendor, and land them as they came.
+"""Fetch a session's bars and actions from each source, and land them as they came.
 
-The same three steps serve a session and a year of history: plan, fetch (side by side), publish.
+The same steps serve a session and a history: plan, fetch (a task for each source), publish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import polars as pl
 
 from marketlake.clock import utc_now
-from marketlake.contracts import Contract
 from marketlake.contracts.catalog import (
+    CORE_MARKET_SOURCE_ACTION,
+    CORE_MARKET_SOURCE_BAR,
+    CORE_QUALITY_SOURCE_ANSWER,
     CORE_REFERENCE_INSTRUMENT,
     CORE_REFERENCE_UNIVERSE_MEMBER,
-    RAW_YAHOO_ACTION,
-    RAW_YAHOO_DAILY_BAR,
-    RAW_YAHOO_RESPONSE,
 )
-from marketlake.errors import ConfigError, EmptyAnswer, NotFound
-from marketlake.pipelines import universe
+from marketlake.errors import ConfigError, EmptyAnswer
+from marketlake.pipelines import source_answers, universe
 from marketlake.pipelines.context import RunContext
-from marketlake.sources.history import SourceHistory
-from marketlake.sources.recording import VendorCall
-from marketlake.sources.yahoo import fetch_history
+from marketlake.pipelines.source_answers import raw_contract
 from marketlake.types import ArtifactRef, Partition
 
-RAW_CONTRACTS: tuple[Contract, ...] = (RAW_YAHOO_RESPONSE, RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
 
-
-def plan(ctx: RunContext, session: date) -> list[list[str]]:
-    """Return the symbols to fetch, in batches of one task each."""
+def plan(ctx: RunContext, session: date) -> list[str]:
+    """Return the symbols to fetch; raise ConfigError for a session that is none to run."""
     market = ctx.settings.market
     if not market.first_session <= session <= (market.last_session or session):
         raise ConfigError(
@@ -42,131 +36,26 @@ def plan(ctx: RunContext, session: date) -> list[list[str]]:
             todo="run a session of the market, or change where the market begins or ends",
         )
     ctx.calendar.require_due(session, utc_now(), delay_minutes=market.publish_delay_minutes)
-    symbols = universe.symbols_over(market, [session])
-    size = ctx.settings.yahoo.batch_symbols
-    return [symbols[start : start + size] for start in range(0, len(symbols), size)]
+    return universe.symbols_over(market, [session])
 
 
 def fetch(
-    ctx: RunContext, session: date, *, symbols: Sequence[str], batch: int
+    ctx: RunContext, session: date, *, source: str, symbols: Sequence[str]
 ) -> list[ArtifactRef]:
-    """Fetch one batch of symbols for one session and stage it."""
-    return fetch_span(
-        ctx, Partition.of_session(session), [session], symbols=symbols, part=f"batch-{batch:03d}"
-    )
-
-
-def fetch_span(
-    ctx: RunContext,
-    partition: Partition,
-    sessions: Sequence[date],
-    *,
-    symbols: Sequence[str],
-    part: str,
-) -> list[ArtifactRef]:
-    """Fetch symbols over the sessions of a partition and stage responses, bars and actions.
-
-    A symbol for which the vendor has no bar is left out (the gate reports it as missing); when
-    that is so for every symbol, it is the vendor that is broken and EmptyAnswer is raised.
-    """
-    answers = {symbol: _fetch_symbol(ctx, symbol, sessions) for symbol in symbols}
-    histories = [answer for answer in answers.values() if isinstance(answer, SourceHistory)]
-    if not any(history.bars.height for history in histories):
-        raise EmptyAnswer(
-            expected=f"a bar for at least one of {', '.join(symbols)}",
-            was="; ".join(
-                f"{symbol}: {'no bar' if isinstance(answer, SourceHistory) else answer.was}"
-                for symbol, answer in answers.items()
-            ),
-            where=f"yahoo, {sessions[0]} to {sessions[-1]}",
-            todo="see whether the vendor has the session by now, then clear the task; "
-            "or correct the symbols of MARKETLAKE_MARKET__UNIVERSE_FILE",
-        )
-    known_at = pl.DataFrame(
-        {
-            "session": list(sessions),
-            "known_at_utc": [ctx.known_at(session) for session in sessions],
-        }
-    ).with_columns(pl.col("known_at_utc").dt.cast_time_unit("us"))
-    frames: dict[str, pl.DataFrame] = {
-        RAW_YAHOO_RESPONSE.name: _responses(histories),
-        RAW_YAHOO_DAILY_BAR.name: pl.concat([item.bars for item in histories]).join(
-            known_at, on="session", how="left"
-        ),
-        # Splits after the span that the vendor has already applied are kept with the span's own
-        # actions: without them its prices could not be brought back to as-traded levels.
-        RAW_YAHOO_ACTION.name: pl.concat(
-            [frame for item in histories for frame in (item.actions, item.later_splits)]
-        ),
-    }
-    return [
-        ctx.stage(contract, partition, part, frames[contract.name]) for contract in RAW_CONTRACTS
-    ]
-
-
-def _fetch_symbol(
-    ctx: RunContext, symbol: str, sessions: Sequence[date]
-) -> SourceHistory | EmptyAnswer | NotFound:
-    """Return a symbol's history, or why the vendor has none."""
-
-    def record(call: VendorCall) -> None:
-        ctx.ledger.record("vendor_call", vendor="yahoo", symbol=symbol, **asdict(call))
-
-    try:
-        return fetch_history(
-            symbol,
-            sessions[0],
-            sessions[-1],
-            as_of=_vendor_as_of(ctx, sessions[-1]),
-            calendar=ctx.calendar,
-            egress=ctx.settings.egress,
-            settings=ctx.settings.yahoo,
-            on_call=record,
-        )
-    except (EmptyAnswer, NotFound) as error:
-        if isinstance(error, NotFound) and symbol == ctx.settings.market.benchmark:
-            raise ConfigError(
-                expected="a benchmark that the vendor knows",
-                was=error.was,
-                where=f"yahoo, {symbol}",
-                todo="correct MARKETLAKE_MARKET__BENCHMARK",
-            ) from error
-        ctx.ledger.record("decision", name="symbol_left_out", symbol=symbol, reason=str(error))
-        return error
-
-
-def _vendor_as_of(ctx: RunContext, last: date) -> date:
-    """Return the session up to which the vendor knows splits: the sandbox's clock, or today's."""
-    if ctx.settings.mode == "sandbox":
-        return last
-    return max(last, ctx.calendar.latest_closed(utc_now()))
-
-
-def _responses(histories: Sequence[SourceHistory]) -> pl.DataFrame:
-    rows = [row for history in histories for row in history.responses]
-    return pl.DataFrame(
-        rows,
-        schema={
-            "symbol": pl.String,
-            "request_no": pl.Int64,
-            "method": pl.String,
-            "url": pl.String,
-            "status": pl.Int64,
-            "body": pl.Binary,
-            "body_sha256": pl.String,
-        },
-    )
+    """Ask one source for the session and stage what it said; a source that fails is dropped."""
+    talk = source_answers.ask(ctx, source, symbols, session, session)
+    return source_answers.stage(ctx, talk, {Partition.of_session(session): [session]})
 
 
 def publish(
     ctx: RunContext, session: date, *, staged: Sequence[Sequence[ArtifactRef]]
 ) -> list[ArtifactRef]:
-    """Publish the session's raw artifacts and reference data from the staged batches."""
+    """Publish what the sources said of the session, and the reference data of its members."""
     return publish_span(
         ctx,
         Partition.of_session(session),
         [session],
-        staged=[ref for batch in staged for ref in batch],
+        staged=[ref for own in staged for ref in own],
     )
 
 
@@ -176,31 +65,81 @@ def publish_span(
     sessions: Sequence[date],
     *,
     staged: Sequence[ArtifactRef],
+    responses: Mapping[str, ArtifactRef] | None = None,
 ) -> list[ArtifactRef]:
-    """Publish one partition's raw artifacts and reference data."""
-    responses = ctx.publish(
-        RAW_YAHOO_RESPONSE,
-        partition,
-        ctx.staged(RAW_YAHOO_RESPONSE, staged),
-        sessions=sessions,
-        parents=[],
-    )
-    raw = [
-        ctx.publish(
-            contract,
-            partition,
-            ctx.staged(contract, staged),
-            sessions=sessions,
-            parents=[responses],
+    """Publish one partition's raw, as-traded and reference artifacts.
+
+    ``responses`` are answers that are published already, by source: those about several partitions.
+
+    Raises
+    ------
+    EmptyAnswer
+        When no source has a bar; nothing is published then.
+    """
+    own = [ref for ref in staged if ref.partition == partition.key]
+    answers = ctx.staged(CORE_QUALITY_SOURCE_ANSWER, own)
+    told = answers.filter(pl.col("outcome") != "not_configured")["source"].unique()
+    sources = [name for name in ctx.settings.market.sources if name in told]
+    bars = ctx.staged(CORE_MARKET_SOURCE_BAR, own) if sources else None
+    if bars is None or bars.is_empty():
+        raise EmptyAnswer(
+            expected="bars of at least one source",
+            was="; ".join(_why(answers)),
+            where=f"{', '.join(ctx.settings.market.sources)}, {partition.key}",
+            todo="correct what the reasons name, or wait, then clear the run's fetch tasks; "
+            "nothing was published",
         )
-        for contract in (RAW_YAHOO_DAILY_BAR, RAW_YAHOO_ACTION)
-    ]
+    raw = []
+    for name in sources:
+        said = (responses or {}).get(name) or _publish(
+            ctx, partition, sessions, own, name=name, what="response", parents=[]
+        )
+        raw += [
+            said,
+            *(
+                _publish(ctx, partition, sessions, own, name=name, what=what, parents=[said])
+                for what in ("daily_bar", "action")
+            ),
+        ]
     market = ctx.settings.market
-    reference = [
-        ctx.publish(contract, partition, frame, sessions=sessions, parents=[])
-        for contract, frame in (
-            (CORE_REFERENCE_INSTRUMENT, universe.instruments(market, sessions[-1])),
-            (CORE_REFERENCE_UNIVERSE_MEMBER, universe.members_over(market, list(sessions))),
+    published = [
+        ctx.publish(contract, partition, frame, sessions=sessions, parents=parents)
+        for contract, frame, parents in (
+            (CORE_QUALITY_SOURCE_ANSWER, answers, []),
+            (CORE_MARKET_SOURCE_BAR, bars, raw),
+            (CORE_MARKET_SOURCE_ACTION, ctx.staged(CORE_MARKET_SOURCE_ACTION, own), raw),
+            (CORE_REFERENCE_INSTRUMENT, universe.instruments(market, sessions[-1]), []),
+            (
+                CORE_REFERENCE_UNIVERSE_MEMBER,
+                universe.members_over(market, list(sessions)),
+                [],
+            ),
         )
     ]
-    return [responses, *raw, *reference]
+    ctx.record_calculation("as_traded_source_bars", inputs=raw, outputs=published[1:3])
+    return [*raw, *published]
+
+
+def _publish(
+    ctx: RunContext,
+    partition: Partition,
+    sessions: Sequence[date],
+    staged: Sequence[ArtifactRef],
+    *,
+    name: str,
+    what: str,
+    parents: Sequence[ArtifactRef],
+) -> ArtifactRef:
+    contract = raw_contract(name, what)
+    frame = ctx.staged(contract, staged)
+    return ctx.publish(contract, partition, frame, sessions=sessions, parents=parents)
+
+
+def _why(answers: pl.DataFrame) -> list[str]:
+    """Say of each source why it has nothing, once for each reason."""
+    reasons = answers.group_by("source", "outcome", "reason", maintain_order=True).agg("symbol")
+    return [
+        f"{source} {outcome.replace('_', ' ')} ({', '.join(symbols)})"
+        + (f": {reason}" if reason else "")
+        for source, outcome, reason, symbols in reasons.iter_rows()
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from datetime import date
 
 import polars as pl
@@ -11,17 +13,19 @@ from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
     CORE_MARKET_CORPORATE_ACTION,
     CORE_MARKET_DAILY_BAR,
+    CORE_MARKET_SOURCE_BAR,
     CORE_REFERENCE_UNIVERSE_MEMBER,
-    RAW_YAHOO_DAILY_BAR,
 )
 from marketlake.contracts.features import MAX_LOOKBACK_SESSIONS
 from marketlake.errors import ConfigError
-from marketlake.pipelines import build_features, build_warehouse, universe
+from marketlake.pipelines import build_features, build_warehouse, source_answers, universe
 from marketlake.pipelines import ingest_market_data as ingest
 from marketlake.pipelines import validate_market_data as validate
 from marketlake.pipelines.context import RunContext
 from marketlake.pipelines.gating import refuse_bad
 from marketlake.types import ArtifactRef, Partition
+
+logger = logging.getLogger(__name__)
 
 
 def plan_years(ctx: RunContext, through: date) -> list[int]:
@@ -46,23 +50,57 @@ def _sessions_of(ctx: RunContext, year: int, through: date) -> list[date]:
     partition = Partition.of_year(year)
     held = [
         date.fromisoformat(ctx.lake.manifest(contract, partition).sessions[-1])
-        for contract in (RAW_YAHOO_DAILY_BAR, CORE_MARKET_DAILY_BAR, CORE_FEATURES_DAILY)
+        for contract in (CORE_MARKET_SOURCE_BAR, CORE_MARKET_DAILY_BAR, CORE_FEATURES_DAILY)
         if partition in ctx.lake.partitions(contract)
     ]
     first = max(ctx.settings.market.first_session, date(year, 1, 1))
     return ctx.calendar.sessions(first, min(max([through, *held]), date(year, 12, 31)))
 
 
-def load_year(ctx: RunContext, through: date, *, year: int) -> list[ArtifactRef]:
-    """Fetch, gate and publish one year of bars and actions."""
-    partition = Partition.of_year(year)
-    sessions = _sessions_of(ctx, year, through)
+def fetch(ctx: RunContext, through: date, *, source: str) -> list[ArtifactRef]:
+    """Ask one source for the whole history at once, and stage a part for each year.
+
+    One call a symbol then serves every year; some vendors always send everything they have.
+    """
+    years = {year: _sessions_of(ctx, year, through) for year in plan_years(ctx, through)}
+    sessions = [session for own in years.values() for session in own]
     symbols = universe.symbols_over(ctx.settings.market, sessions)
-    staged = ingest.fetch_span(ctx, partition, sessions, symbols=symbols, part="history")
-    raw = ingest.publish_span(ctx, partition, sessions, staged=staged)
+    talk = source_answers.ask(ctx, source, symbols, sessions[0], sessions[-1])
+    spans = {Partition.of_year(year): own for year, own in years.items()}
+    return source_answers.stage(ctx, talk, spans)
+
+
+def publish_years(
+    ctx: RunContext, through: date, *, staged: Sequence[Sequence[ArtifactRef]]
+) -> list[ArtifactRef]:
+    """Publish what the sources said, year by year, the newest first: it has their answers."""
+    fetched = [ref for own in staged for ref in own]
+    responses: dict[str, ArtifactRef] = {}
+    published = []
+    for year in reversed(plan_years(ctx, through)):
+        refs = ingest.publish_span(
+            ctx,
+            Partition.of_year(year),
+            _sessions_of(ctx, year, through),
+            staged=fetched,
+            responses=responses,
+        )
+        responses |= {
+            name: ref
+            for name in ctx.settings.market.sources
+            for ref in refs
+            if ref.contract == source_answers.raw_contract(name, "response").name
+        }
+        published += refs
+        logger.info("published what the sources said of %d", year)
+    return published
+
+
+def validate_year(ctx: RunContext, through: date, *, year: int) -> list[ArtifactRef]:
+    """Judge one year of bars and actions, and publish what passes."""
+    partition, sessions = Partition.of_year(year), _sessions_of(ctx, year, through)
     accepted = validate.gate_span(ctx, partition, sessions)
-    core = validate.publish_span(ctx, partition, sessions, staged=accepted)
-    return [*raw, *core]
+    return validate.publish_span(ctx, partition, sessions, staged=accepted)
 
 
 def compute_features(ctx: RunContext, through: date) -> list[ArtifactRef]:

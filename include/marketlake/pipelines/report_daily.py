@@ -25,6 +25,8 @@ from marketlake.pipelines.context import RunContext, as_polars
 from marketlake.types import ArtifactRef, Partition
 
 PAGE_WINDOW_SESSIONS = 253
+# A row of a source names it; the bar that was made of all of them is of none.
+_SOURCE_OF_ROW = pl.col("row_json").str.json_path_match("$.source").fill_null("core")
 _INPUTS: tuple[Contract, ...] = (
     OUT_ML_MODELS_DAILY_PREDICTIONS,
     OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
@@ -108,7 +110,9 @@ def _document(
         "regime": regime,
         "integrity": {
             **integrity,
-            "quarantine": quarantine.select("symbol", "check", "reason").to_dicts(),
+            "quarantine": quarantine.with_columns(source=_SOURCE_OF_ROW)
+            .select("symbol", "source", "check", "reason")
+            .to_dicts(),
             "anomaly_log": anomalies.drop("session").to_dicts(),
         },
         "inputs": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -161,3 +162,14 @@ def symbols_over(settings: MarketSettings, sessions: list[date]) -> list[str]:
         *members_over(settings, sessions)["symbol"].unique().sort().to_list(),
         settings.benchmark,
     ]
+
+
+def listings(settings: MarketSettings, sources: Sequence[str]) -> pl.DataFrame:
+    """Return from when to when each source should have a symbol: symbol, source, valid_from, _to.
+
+    A membership without dates says nothing of when its symbol was listed, and has no row.
+    """
+    dated = _universe(settings.universe_file).filter(pl.col("valid_from").is_not_null())
+    return dated.join(pl.DataFrame({"source": sources}), how="cross").select(
+        "symbol", "source", "valid_from", "valid_to"
+    )

@@ -10,24 +10,35 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from marketlake.calendars import Calendar
-from marketlake.contracts import arrow, gx
-from marketlake.contracts.catalog import CORE_QUALITY_QUARANTINE
+from marketlake.contracts import gx
 from marketlake.contracts.model import Contract, Field
-from marketlake.errors import ConfigError, ContractViolation, GateFailed
+from marketlake.errors import ConfigError
+from marketlake.quality.candidate import (
+    ROW_NO,
+    Failure,
+    JsonRow,
+    json_rows,
+    judged_columns,
+    quarantine,
+    sessions_among,
+    shaped,
+    unanswered,
+    violation,
+)
 from marketlake.settings import PROJECT_ROOT
 from marketlake.types import Partition
 
 SUITES = PROJECT_ROOT / "expectations"
 
-_ROW_NO = "row_no"
+_POSITION = "position in the candidate"  # no contract has a column of that name
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,27 +79,34 @@ def judge(
     GateFailed
         When Great Expectations could not evaluate a check: an unanswered check never passes.
     """
-    table = _shaped(contract, candidate)
-    suite = _committed_suite(contract, suites)
-    rows = [_json_ready(row) for row in table.to_pylist()]
+    table = as_judged(contract, candidate)
+    answers = great_expectations_answers(contract, table, partition=partition, suites=suites)
+    failing = [_failing(answer) for answer in answers]
+    rows = json_rows(table, (number for numbers in failing for number in numbers))
     results = [
-        _result(contract, answer, rows) for answer in _validate(contract, suite, table, partition)
+        _result(contract, answer, {number: rows[number] for number in numbers})
+        for answer, numbers in zip(answers, failing, strict=True)
     ]
-    quarantined = _quarantined(contract, results, rows, partition)
-    bad = set(quarantined[_ROW_NO].tolist())
-    results.append(_fraction_result(len(bad), len(rows), max_quarantined_fraction))
+    failures = [
+        Failure(item["check"], item["reason"], numbers)
+        for item, numbers in zip(results, failing, strict=True)
+        if item["severity"] == "critical"
+    ]
+    quarantined: pd.DataFrame = quarantine(contract, failures, rows, partition).to_pandas()
+    bad = {number for failure in failures for number in failure.rows}
+    results.append(_fraction_result(len(bad), table.num_rows, max_quarantined_fraction))
     refused = any(
         item["severity"] == "critical" and item["level"] == "table" and not item["success"]
         for item in results
     )
     return Judgement(
-        accepted=candidate.iloc[[number for number in range(len(rows)) if number not in bad]],
+        accepted=candidate.iloc[np.setdiff1d(np.arange(table.num_rows), sorted(bad))],
         quarantined=quarantined,
         report={
             "contract": contract.name,
             "partition": partition.key,
             "verdict": "failed" if refused else "passed",
-            "rows_in": len(rows),
+            "rows_in": table.num_rows,
             "rows_quarantined": len(bad),
             "results": results,
             "engine": engine(),
@@ -96,44 +114,22 @@ def judge(
     )
 
 
-def _shaped(contract: Contract, candidate: pd.DataFrame) -> pa.Table:
+def as_judged(contract: Contract, candidate: pd.DataFrame) -> pa.Table:
     """Return the candidate in the contract's types, rows in their order, NaN as null."""
-    declared = [field.name for field in contract.fields]
-    if sorted(candidate.columns) != sorted(declared):
-        raise _violation(contract, f"the columns {declared}", f"{list(candidate.columns)}")
-    columns = []
-    judged = {
-        column for check in contract.checks if check.name == "not_null" for column in check.columns
-    }
-    for field in contract.fields:
-        column = _column(contract, field, candidate[field.name])
-        may_be_null = field.name not in contract.key and (field.nullable or field.name in judged)
-        if column.null_count and not may_be_null:
-            rows = [number for number, cell in enumerate(column.is_valid().to_pylist()) if not cell]
-            raise _violation(
-                contract, f"a value in every row of {field.name}", f"none in rows {rows[:5]}"
-            )
-        columns.append(column)
-    return pa.table(columns, names=declared)
+    return shaped(
+        contract,
+        list(candidate.columns),
+        lambda field: _column(contract, field, candidate[field.name]),
+    )
 
 
 def _column(contract: Contract, field: Field, series: pd.Series[Any]) -> pa.ChunkedArray:
     try:
-        found = pa.Array.from_pandas(series)
+        return pa.chunked_array(pa.Array.from_pandas(series))
     except pa.ArrowException as error:
-        raise _violation(
+        raise violation(
             contract, f"{field.name} as {field.kind}", f"{series.dtype}: {error}"
         ) from error
-    return arrow.conform_column(contract, field, pa.chunked_array(found))
-
-
-def _violation(contract: Contract, expected: str, was: str) -> ContractViolation:
-    return ContractViolation(
-        expected=expected,
-        was=was,
-        where=f"candidate of {contract.name}",
-        todo=f"correct how {contract.owner} builds the candidate; nothing was judged",
-    )
 
 
 def _committed_suite(contract: Contract, suites: Path) -> dict[str, Any]:
@@ -151,10 +147,11 @@ def _committed_suite(contract: Contract, suites: Path) -> dict[str, Any]:
     return suite
 
 
-def _validate(
-    contract: Contract, suite: Mapping[str, Any], table: pa.Table, partition: Partition
+def great_expectations_answers(
+    contract: Contract, table: pa.Table, *, partition: Partition, suites: Path = SUITES
 ) -> list[dict[str, Any]]:
-    """Return Great Expectations' answers, in the suite's order."""
+    """Return Great Expectations' answers about a shaped candidate, in the suite's order."""
+    suite = _committed_suite(contract, suites)
     # Imported here: it costs seconds, and only a task that judges should pay.
     import great_expectations
     from great_expectations.data_context.types.base import (
@@ -179,7 +176,7 @@ def _validate(
         context.suites.add(great_expectations.ExpectationSuite(**suite)),
         result_format={
             "result_format": "COMPLETE",
-            "unexpected_index_column_names": [*contract.key, _ROW_NO],
+            "unexpected_index_column_names": [*contract.key, _POSITION],
         },
         expectation_parameters=_sessions_by_parameter(contract, table),
     )
@@ -194,62 +191,48 @@ def _identity(expectation: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _judged_frame(contract: Contract, table: pa.Table) -> pd.DataFrame:
-    used = {*contract.key, *(column for check in contract.checks for column in check.columns)}
-    names = [name for name in table.column_names if name in used]
-    # Row numbers, not keys, identify rows: two rows with one key are a fault a gate must name.
-    frame: pd.DataFrame = table.select(names).to_pandas()
-    return frame.assign(**{_ROW_NO: range(table.num_rows)})
+    # Positions, not keys, identify rows: two rows with one key are a fault a gate must name.
+    frame: pd.DataFrame = table.select(judged_columns(contract)).to_pandas()
+    return frame.assign(**{_POSITION: range(table.num_rows)})
 
 
 def _sessions_by_parameter(contract: Contract, table: pa.Table) -> dict[str, list[date]]:
-    parameters = {}
-    for check in contract.checks:
-        if check.name == "only_sessions":
-            calendar = Calendar.of(check.params["calendar"])
-            (column,) = check.columns
-            days = table.column(column).unique().drop_null().to_pylist()
-            parameters[gx.calendar_parameter(calendar.name)] = sorted(
-                day for day in days if _is_session(calendar, day)
-            )
-    return parameters
-
-
-def _is_session(calendar: Calendar, day: date) -> bool:
-    try:
-        return calendar.is_session(day)
-    except ConfigError:
-        # A day outside the calendar's span, such as 1970-01-01 from an empty timestamp.
-        return False
+    return {
+        gx.calendar_parameter(check.params["calendar"]): sessions_among(
+            table.column(check.columns[0]).unique().drop_null().to_pylist(),
+            check.params["calendar"],
+        )
+        for check in contract.checks
+        if check.name == "only_sessions"
+    }
 
 
 def _require_answered(
     contract: Contract, suite: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]
 ) -> None:
-    unanswered = {_identity(item): "no answer" for item in suite["expectations"]}
+    open_ones = {_identity(item): "no answer" for item in suite["expectations"]}
     for answer in answers:
         identity = _identity(answer["expectation_config"])
-        del unanswered[identity]
+        del open_ones[identity]
         if "exception_message" not in answer["exception_info"] or answer["exception_info"].get(
             "raised_exception"
         ):
-            unanswered[identity] = str(answer["exception_info"])[-500:]
-    if unanswered:
-        raise GateFailed(
-            expected="an answer to every check",
-            was="; ".join(f"{check}: {why}" for (check, _), why in unanswered.items()),
-            where=f"suite {gx.suite_name(contract)}",
-            todo="correct the check in the contract; an unanswered check never passes",
-        )
+            open_ones[identity] = str(answer["exception_info"])[-500:]
+    if open_ones:
+        raise unanswered(contract, {check: why for (check, _), why in open_ones.items()})
+
+
+def _failing(answer: Mapping[str, Any]) -> list[int]:
+    return sorted(item[_POSITION] for item in answer["result"].get("unexpected_index_list") or [])
 
 
 def _result(
-    contract: Contract, answer: Mapping[str, Any], rows: list[dict[str, Any]]
+    contract: Contract, answer: Mapping[str, Any], failing: Mapping[int, JsonRow]
 ) -> dict[str, Any]:
     """Return one entry of the report; failing rows carry their key and the judged cells."""
-    config, outcome = answer["expectation_config"], answer["result"]
+    config = answer["expectation_config"]
     columns = config["meta"]["columns"]
-    names = list(dict.fromkeys([*contract.key, *columns]))
-    failing = sorted(item[_ROW_NO] for item in outcome.get("unexpected_index_list") or [])
+    names = [name for name in dict.fromkeys([*contract.key, *columns]) if name != ROW_NO]
     return {
         "check": config["meta"]["check"],
         "type": config["type"],
@@ -258,9 +241,10 @@ def _result(
         "severity": config["severity"],
         "reason": config["meta"]["reason"],
         "success": answer["success"],
-        "observed_value": outcome.get("observed_value"),
+        "observed_value": answer["result"].get("observed_value"),
         "failing_rows": [
-            {_ROW_NO: number, **{name: rows[number][name] for name in names}} for number in failing
+            {ROW_NO: number, **{name: row[name] for name in names}}
+            for number, row in failing.items()
         ],
     }
 
@@ -277,53 +261,6 @@ def _fraction_result(bad: int, total: int, limit: float) -> dict[str, Any]:
         "observed_value": bad / total if total else 0.0,
         "failing_rows": [],
     }
-
-
-def _quarantined(
-    contract: Contract,
-    results: Iterable[Mapping[str, Any]],
-    rows: list[dict[str, Any]],
-    partition: Partition,
-) -> pd.DataFrame:
-    reasons = [
-        {
-            "contract": contract.name,
-            "session": _session(rows[failing[_ROW_NO]], partition),
-            "symbol": _symbol(contract, rows[failing[_ROW_NO]]),
-            "check": item["check"],
-            _ROW_NO: failing[_ROW_NO],
-            "reason": item["reason"],
-            "row_json": json.dumps(rows[failing[_ROW_NO]], ensure_ascii=False, allow_nan=False),
-        }
-        for item in results
-        if item["severity"] == "critical"
-        for failing in item["failing_rows"]
-    ]
-    reasons.sort(key=lambda row: (row[_ROW_NO], row["check"]))
-    schema = arrow.schema(CORE_QUALITY_QUARANTINE)
-    frame: pd.DataFrame = pa.Table.from_pylist(reasons, schema=schema).to_pandas()
-    return frame
-
-
-def _session(row: Mapping[str, Any], partition: Partition) -> date:
-    return date.fromisoformat(row["session"]) if "session" in row else partition.session
-
-
-def _symbol(contract: Contract, row: Mapping[str, Any]) -> str:
-    """Return the row's symbol, or what else its key says beside the session."""
-    if "symbol" in row:
-        return str(row["symbol"])
-    return "/".join(str(row[name]) for name in contract.key if name != "session")
-
-
-def _json_ready(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _json_cell(value) for name, value in row.items()}
-
-
-def _json_cell(value: Any) -> Any:
-    if isinstance(value, (date, datetime)):
-        return value.isoformat()
-    return value.hex() if isinstance(value, bytes) else value
 
 
 def engine() -> str:

@@ -19,7 +19,9 @@ import pyarrow as pa
 from marketlake.contracts.catalog import (
     CATALOG,
     CORE_MARKET_DAILY_BAR,
+    CORE_MARKET_SOURCE_BAR,
     CORE_MODELS_PROMOTION,
+    CORE_QUALITY_APPLIED_REPAIR,
     OUT_REPORTS_DAILY,
     contract,
 )
@@ -77,7 +79,9 @@ class _Comparison:
 
     def of_sessions(self, sessions: Sequence[date]) -> list[StaleArtifact]:
         wanted = {Partition.of_session(session).key: session for session in sessions}
-        checked = [item.name for item in CATALOG if not item.record]
+        # A person's decision holds until it is taken back: redoing a session does not renew it.
+        decided = CORE_QUALITY_APPLIED_REPAIR
+        checked = [item.name for item in CATALOG if not item.record and item != decided]
         self._fetch((name, key) for name in checked for key in wanted)
         own = [
             (wanted[key], manifest)
@@ -94,6 +98,27 @@ class _Comparison:
             for parent in manifest.parents
             if not contract(parent.contract).record
             for hashes in self._changes(parent, manifest.parents, session)
+        ] + [
+            StaleArtifact(
+                session,
+                manifest.contract,
+                f"{repair.contract}/{repair.partition}",
+                "none",
+                repair.sha256,
+            )
+            for session, manifest in own
+            for repair in self._repaired_since(manifest.parents)
+        ]
+
+    def _repaired_since(self, parents: Sequence[ArtifactRef]) -> list[Manifest]:
+        """Return the repairs of source bars among the parents that were not there when read."""
+        name = CORE_QUALITY_APPLIED_REPAIR.name
+        read = {ref.partition for ref in parents if ref.contract == name}
+        return [
+            repair
+            for ref in parents
+            if ref.contract == CORE_MARKET_SOURCE_BAR.name and ref.partition not in read
+            if (repair := self._published(name, ref.partition)) is not None and repair.rows > 0
         ]
 
     def _partitions(self, name: str) -> dict[str, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 
 from marketlake.contracts.catalog import (
+    CORE_QUALITY_DISAGREEMENT,
     CORE_QUALITY_GATE_REPORT,
     CORE_QUALITY_QUARANTINE,
     OUT_DATA_VALIDATION_ANOMALY_LOG,
@@ -20,6 +22,7 @@ from marketlake.readmodels.keeping import keeping
 from marketlake.readmodels.published import artifacts, spec_coverage
 from marketlake.readmodels.signals import signals
 from marketlake.settings import SandboxSettings, Settings
+from marketlake.sources.catalog import configured
 from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient
 from marketlake.types import Partition
@@ -27,6 +30,7 @@ from marketlake.types import Partition
 _CONTROL_TIMEOUT_S = 10.0
 _TOP_SIGNALS = 3
 _SESSIONS_TOLD = 10
+_CORE = "core"
 _RISK_MEASURES = (
     "volatility_annual_pct",
     "var_95_pct",
@@ -127,6 +131,9 @@ def _gate(lake: Lake, session: date) -> dict[str, Any]:
     return {
         "session": session.isoformat(),
         **{name: report[name] for name in ("verdict", "rows_in", "rows_quarantined")},
+        "sources": len(report["sources"]),
+        "sources_answered": sum(item["outcome"] == "answered" for item in report["sources"]),
+        "source_rows_quarantined": sum(item["rows_quarantined"] for item in report["sources"]),
     }
 
 
@@ -137,9 +144,10 @@ def planted_faults(
     if settings.mode != "sandbox" or not settings.sandbox.plant_faults:
         return []
     return [
-        {**fault, "found_by": _found_by(lake, session, fault["symbol"])}
+        {**fault, "found_by": _found_by(lake, session, fault["vendor"], fault["symbol"])}
         for session in sessions
         for fault in _planted_at(settings.sandbox, session)
+        if fault["vendor"] in configured(settings)
     ]
 
 
@@ -151,8 +159,7 @@ def _planted_at(sandbox: SandboxSettings, session: date) -> list[dict[str, Any]]
         with httpx.Client(timeout=_CONTROL_TIMEOUT_S, trust_env=False) as client:
             answer = client.get(
                 url,
-                # The other sources are not part of the daily line.
-                params={"session": session.isoformat(), "vendor": "yahoo"},
+                params={"session": session.isoformat()},
                 headers={"Authorization": f"Bearer {token}"},
             )
         answer.raise_for_status()
@@ -175,17 +182,35 @@ def _planted_at(sandbox: SandboxSettings, session: date) -> list[dict[str, Any]]
     return faults
 
 
-def _found_by(lake: Lake, session: date, symbol: str) -> list[str]:
-    """Return the checks that caught the symbol at the session; empty when none did."""
-    quarantined = lake.read(CORE_QUALITY_QUARANTINE, [session], as_of=session).to_pylist()
-    unusual = lake.read(OUT_DATA_VALIDATION_ANOMALY_LOG, [session], as_of=session).to_pylist()
-    checks = {f"gate: {row['check']}" for row in quarantined if row["symbol"] == symbol}
-    kinds = {
-        f"integrity: {row['kind']}"
-        for row in unusual
-        if row["symbol"] == symbol and row["kind"] != "quarantined"
-    }
-    return sorted(checks | kinds)
+def _found_by(lake: Lake, session: date, source: str, symbol: str) -> list[str]:
+    """Return what caught a source's bar of the symbol; empty when nothing did."""
+    kept_out, apart, unusual = (
+        [row for row in lake.read(contract, [session], as_of=session).to_pylist()
+         if row["symbol"] == symbol]
+        for contract in (
+            CORE_QUALITY_QUARANTINE,
+            CORE_QUALITY_DISAGREEMENT,
+            OUT_DATA_VALIDATION_ANOMALY_LOG,
+        )
+    )  # fmt: skip
+    return [
+        *sorted({f"gate: {row['check']}" for row in kept_out if _given_by(row) == source}),
+        *sorted({f"consensus: {row['kind']}" for row in apart if row["source"] == source}),
+        *sorted(
+            {
+                f"integrity: {row['kind']}"
+                for row in unusual
+                if row["source"] in {source, _CORE} and row["kind"] != "quarantined"
+            }
+        ),
+    ]
+
+
+def _given_by(quarantined: Mapping[str, Any]) -> str | None:
+    """Return the source of a row that was kept out: its own, or that of the bar made from it."""
+    row = json.loads(quarantined["row_json"])
+    source: str | None = row.get("source", row.get("chosen_source"))
+    return source
 
 
 def _report_uri(lake: Lake, session: date) -> str:

@@ -7,20 +7,17 @@ hit). What does not belong here: retries, and any judgement of the values.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from datetime import date
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from curl_cffi.requests import exceptions as curl
 
 from marketlake.calendars import Calendar
 from marketlake.errors import EmptyAnswer
 from marketlake.settings import EgressSettings, Settings, StooqSettings
-from marketlake.sources.failures import UNREADABLE, Failures
+from marketlake.sources.failures import UNREADABLE, Failures, csv_rows
 from marketlake.sources.history import (
     SourceHistory,
     action_frame,
@@ -29,7 +26,8 @@ from marketlake.sources.history import (
     response_rows,
 )
 from marketlake.sources.recording import VendorCall, address, open_session
-from marketlake.sources.source import CallPlan, FetchOne, Semantics, Source, one_by_one
+from marketlake.sources.source import CallPlan, FetchOne, Source, one_by_one
+from marketlake.types import Semantics
 
 # The vendor's names of what we have; a column that it does not have is null in the bars.
 _COLUMNS = {
@@ -65,14 +63,8 @@ def fetch_history(
     # Fetch: this session is bounded, recorded and redirected. A client library is given it in the
     # place of its own (see ``alpha_vantage`` and ``iex``), and its own retries are switched off.
     with open_session(egress, as_of, timeout_s=settings.timeout_s, on_call=on_call) as session:
-        try:
-            session.get(url, params=span)
-        except curl.RequestException as error:
-            raise failures.transport(error) from error
-        answer = session.exchanges[-1]
-        # The status comes before the body: a good body under HTTP 500 is no answer.
-        if answer.status >= 400:
-            raise failures.refused(answer)
+        # The status comes before the body; ``refused=`` makes errors of a vendor's own wording.
+        answer = failures.get(session, url, span)
         try:
             days, values = _columns(answer.body)
         except UNREADABLE as error:
@@ -96,10 +88,7 @@ def fetch_history(
 
 def _columns(body: bytes) -> tuple[list[date], dict[str, npt.NDArray[np.float64]]]:
     """Parse: anything but the documented shape raises, and half an answer is not one."""
-    text = body.decode("utf-8-sig")
-    if not text.endswith("\n"):
-        raise ValueError("the last line is cut")
-    head, *rows = csv.reader(io.StringIO(text))
+    head, *rows = csv_rows(body)
     if head != ["date", *_COLUMNS]:
         raise ValueError(f"the columns {head}")
     if {len(row) for row in rows} - {len(head)}:
@@ -122,7 +111,9 @@ def source(settings: Settings) -> Source:
         semantics=Semantics(
             basis="as_traded", close="auction", volume="consolidated", lag_minutes=own.lag_minutes
         ),
+        # dated=False where a request has no dates, so that one call brings them all.
         plan=CallPlan(a_day=own.calls_a_day),
         fetch=one_by_one(fetch),
+        # kinds=frozenset({"equity", "index"}) where it lists more than shares
         # credentials=(name,), not_configured=missing(**{name: own.api_key})
     )

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from alpha_vantage.foreignexchange import ForeignExchange
 from alpha_vantage.timeseries import TimeSeries
-from curl_cffi.requests import exceptions as curl
 
 from marketlake.calendars import Calendar
 from marketlake.errors import ConfigError, EmptyAnswer, MarketlakeError, NotFound
@@ -34,7 +33,8 @@ from marketlake.sources.history import (
     response_rows,
 )
 from marketlake.sources.recording import RecordingSession, VendorCall, address, open_session
-from marketlake.sources.source import CallPlan, FetchOne, Semantics, Source, missing, one_by_one
+from marketlake.sources.source import CallPlan, FetchOne, Source, missing, one_by_one
+from marketlake.types import Semantics
 
 _KEY = "MARKETLAKE_ALPHA_VANTAGE__API_KEY"
 _COMPACT_ROWS = 100
@@ -70,13 +70,7 @@ class _Work:
 
     def ask(self, url: str) -> dict[str, Any]:
         """Return the document behind a URL of the client, which keeps the key in it."""
-        try:
-            self.session.get(_ENDPOINT.sub(f"{self.base_url}/query?", url))
-        except curl.RequestException as error:
-            raise self.failures.transport(error) from error
-        answer = self.session.exchanges[-1]
-        if answer.status >= 400:
-            raise self.failures.refused(answer)
+        answer = self.failures.get(self.session, _ENDPOINT.sub(f"{self.base_url}/query?", url))
         try:
             document = json.loads(answer.body)
         except ValueError as error:
@@ -276,10 +270,11 @@ def source(settings: Settings) -> Source:
             actions=("split", "dividend") if premium else (),
             lag_minutes=own.lag_minutes,
         ),
-        plan=CallPlan(a_minute=own.calls_a_minute)
+        plan=CallPlan(a_minute=own.calls_a_minute, dated=False)
         if premium
-        else CallPlan(a_day=_FREE_CALLS_A_DAY, a_minute=_FREE_CALLS_A_MINUTE),
+        else CallPlan(a_day=_FREE_CALLS_A_DAY, a_minute=_FREE_CALLS_A_MINUTE, dated=False),
         fetch=one_by_one(fetch),
+        kinds=frozenset({"equity", "currency"}),
         credentials=(_KEY,),
         not_configured=missing(**{_KEY: own.api_key}),
     )

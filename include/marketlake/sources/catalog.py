@@ -12,6 +12,10 @@ SOURCES = ("yahoo", "alpha_vantage", "iex", "fred", "stooq")
 """Every source by its name, which is its module's."""
 
 
+ONE_VENUE = frozenset({"iex"})
+"""Sources whose volume is one exchange's."""
+
+
 def open_source(name: str, settings: Settings) -> Source:
     """Return one source as these settings reach it; its client is imported now, not before."""
     if name not in SOURCES:
@@ -24,3 +28,12 @@ def open_source(name: str, settings: Settings) -> Source:
     opened = import_module(f"marketlake.sources.{name}").source(settings)
     assert isinstance(opened, Source)  # noqa: S101  # what every module of SOURCES returns
     return opened
+
+
+def configured(settings: Settings) -> tuple[str, ...]:
+    """Return the market's sources that have their credentials, without importing their clients."""
+    keys = {
+        "alpha_vantage": (settings.alpha_vantage.api_key,),
+        "iex": (settings.iex.api_key, settings.iex.secret_key),
+    }
+    return tuple(name for name in settings.market.sources if all(keys.get(name, ())))

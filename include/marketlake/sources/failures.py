@@ -6,7 +6,10 @@ name and which secrets no message may repeat. What does not belong here: one ven
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,7 +25,7 @@ from marketlake.errors import (
     SourceUnavailable,
     Timeout,
 )
-from marketlake.sources.recording import Exchange
+from marketlake.sources.recording import Exchange, RecordingSession
 
 _Kind = TypeVar("_Kind", bound=MarketlakeError)
 
@@ -72,6 +75,28 @@ class Failures:
         for secret in filter(None, self.secrets):
             text = text.replace(secret, "***")
         return text
+
+    def get(
+        self,
+        session: RecordingSession,
+        url: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        refused: Callable[[Exchange], Exception] | None = None,
+    ) -> Exchange:
+        """Return the answer to a request; an error when there is none or its status is no good.
+
+        The status comes before the body: a good body under HTTP 500 is no answer. ``refused``
+        makes the error of a vendor that says more than its status.
+        """
+        try:
+            session.get(url, params=params)
+        except curl.RequestException as error:
+            raise self.transport(error) from error
+        answer = session.exchanges[-1]
+        if answer.status >= 400:
+            raise (refused or self.refused)(answer)
+        return answer
 
     def transport(self, error: curl.RequestException) -> MarketlakeError:
         """Return the error for a request that got no whole answer."""
@@ -161,6 +186,14 @@ class Failures:
         if answer is None:
             return self.error(SourceUnavailable, "an answer", f"none: {error!r}")
         return self.unreadable(answer, error)
+
+
+def csv_rows(body: bytes) -> list[list[str]]:
+    """Return the rows of a CSV, its head first; ValueError when its last line is cut."""
+    text = body.decode("utf-8-sig")
+    if not text.endswith("\n"):
+        raise ValueError("the last line is cut")
+    return list(csv.reader(io.StringIO(text)))
 
 
 def _beginning(answer: Exchange) -> str:

@@ -7,19 +7,16 @@ What does not belong here: retries, and any judgement of the values.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from datetime import date
 from functools import partial
 
-from curl_cffi.requests import exceptions as curl
 from defusedxml import ElementTree
 
 from marketlake.calendars import Calendar
 from marketlake.errors import EmptyAnswer, NotFound
 from marketlake.settings import EgressSettings, FredSettings, Settings
-from marketlake.sources.failures import UNREADABLE, Failures
+from marketlake.sources.failures import UNREADABLE, Failures, csv_rows
 from marketlake.sources.history import (
     SourceHistory,
     action_frame,
@@ -35,7 +32,8 @@ from marketlake.sources.recording import (
     address,
     open_session,
 )
-from marketlake.sources.source import CallPlan, FetchOne, Semantics, Source, one_by_one
+from marketlake.sources.source import CallPlan, FetchOne, Source, one_by_one
+from marketlake.types import Semantics
 
 _KEY = "MARKETLAKE_FRED__API_KEY"
 _DAY_COLUMNS = frozenset({"observation_date", "DATE"})
@@ -128,13 +126,7 @@ def _values(
     parameters: dict[str, str],
     parse: Callable[[bytes, str], dict[date, float | None]],
 ) -> dict[date, float | None]:
-    try:
-        session.get(url, params=parameters)
-    except curl.RequestException as error:
-        raise failures.transport(error) from error
-    answer = session.exchanges[-1]
-    if answer.status >= 400:
-        raise _refused(failures, answer)
+    answer = failures.get(session, url, parameters, refused=partial(_refused, failures))
     try:
         values = parse(answer.body, failures.symbol)
     except (SyntaxError, *UNREADABLE) as error:
@@ -158,10 +150,7 @@ def _refused(failures: Failures, answer: Exchange) -> Exception:
 
 def values_of_csv(body: bytes, symbol: str) -> dict[date, float | None]:
     """Return each day's value of a graph's CSV; ValueError when it is not one, whole and ours."""
-    text = body.decode("utf-8-sig")
-    if not text.endswith("\n"):
-        raise ValueError("the last line is cut")
-    head, *rows = csv.reader(io.StringIO(text))
+    head, *rows = csv_rows(body)
     if len(head) != 2 or head[0] not in _DAY_COLUMNS or head[1] != symbol:
         raise ValueError(f"the columns {head[:6]}")
     return {date.fromisoformat(day): _number(value) for day, value in rows}
@@ -191,4 +180,5 @@ def source(settings: Settings) -> Source:
         ),
         plan=CallPlan(a_minute=settings.fred.calls_a_minute),
         fetch=one_by_one(fetch),
+        kinds=frozenset({"series"}),
     )

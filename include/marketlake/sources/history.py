@@ -40,6 +40,15 @@ _ACTION_SCHEMA: dict[str, Any] = {
     "dividend_usd": pl.Float64,
     "simulated_fields": pl.List(pl.String),
 }
+_RESPONSE_SCHEMA: dict[str, Any] = {
+    "symbol": pl.String,
+    "request_no": pl.Int64,
+    "method": pl.String,
+    "url": pl.String,
+    "status": pl.Int64,
+    "body": pl.Binary,
+    "body_sha256": pl.String,
+}
 _OBSERVATION_SCHEMA: dict[str, Any] = {
     "session": pl.Date,
     "symbol": pl.String,
@@ -55,6 +64,16 @@ class Action:
     session: date
     kind: str
     amount: float
+
+
+def no_bars() -> pl.DataFrame:
+    """Return an empty frame of bars."""
+    return pl.DataFrame(schema=_BAR_SCHEMA)
+
+
+def no_actions() -> pl.DataFrame:
+    """Return an empty frame of actions."""
+    return pl.DataFrame(schema=_ACTION_SCHEMA)
 
 
 def no_observations() -> pl.DataFrame:
@@ -182,3 +201,8 @@ def response_rows(symbol: str, answers: Iterable[Exchange]) -> list[dict[str, An
         }
         for number, item in enumerate(answers)
     ]
+
+
+def response_frame(rows: Sequence[Mapping[str, Any]] = ()) -> pl.DataFrame:
+    """Return rows of :func:`response_rows` as a frame."""
+    return pl.DataFrame(rows, schema=_RESPONSE_SCHEMA)

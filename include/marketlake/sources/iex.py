@@ -37,7 +37,8 @@ from marketlake.sources.history import (
     response_rows,
 )
 from marketlake.sources.recording import RecordingSession, VendorCall, address, open_session
-from marketlake.sources.source import Answers, CallPlan, Semantics, Source, missing
+from marketlake.sources.source import Answers, CallPlan, Source, missing
+from marketlake.types import Semantics
 
 _KEYS = ("MARKETLAKE_IEX__API_KEY", "MARKETLAKE_IEX__SECRET_KEY")
 _ZONE = ZoneInfo("America/New_York")

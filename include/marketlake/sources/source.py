@@ -8,40 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal, Protocol
+from typing import Protocol
 
 from marketlake.calendars import Calendar
 from marketlake.errors import EmptyAnswer, NotFound
 from marketlake.sources.history import SourceHistory
 from marketlake.sources.recording import VendorCall
-
-
-@dataclass(frozen=True)
-class Semantics:
-    """What a source's numbers mean.
-
-    ``basis``: for what its prices are adjusted, as of its answer; a publisher of values has none.
-    ``close``: what its close is. ``actions``: which corporate actions it tells, dividends in the
-    shares of their own day when the basis is ``as_traded``, of the answer's day otherwise.
-    ``volume_follows_dividends``: a total-return vendor that also scales volume by its factor.
-    """
-
-    basis: Literal["as_traded", "split_adjusted", "total_return", "value"]
-    close: Literal["auction", "last_trade", "value"]
-    volume: Literal["consolidated", "one_venue", "none"]
-    actions: tuple[Literal["split", "dividend"], ...] = ()
-    lag_minutes: int = 0
-    volume_follows_dividends: bool = False
+from marketlake.types import Semantics
 
 
 @dataclass(frozen=True)
 class CallPlan:
-    """How often a source may be asked; None is no limit that its vendor declares."""
+    """How often a source may be asked; None is no limit that its vendor declares.
+
+    ``dated``: a request names its dates. Where it carries none, one call brings the whole history.
+    """
 
     a_day: int | None = None
     a_minute: int | None = None
     symbols_a_call: int = 1
     calls_a_symbol: int = 1
+    dated: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,8 +63,10 @@ class Fetch(Protocol):
 class Source:
     """One vendor, ready to be asked.
 
-    ``credentials`` are the settings it needs a value of; ``not_configured`` names those that have
-    none, and such a source is not asked at all.
+    ``kinds`` are the kinds of instruments it lists under our symbols: ``equity``, ``index``
+    (``^GSPC``), ``currency`` (``EURUSD=X``), or ``series``: values that a publisher has under names
+    of its own. ``credentials`` are the settings it needs a value of; ``not_configured`` names those
+    that have none, and such a source is not asked at all.
     """
 
     name: str
@@ -85,6 +74,7 @@ class Source:
     semantics: Semantics
     plan: CallPlan
     fetch: Fetch
+    kinds: frozenset[str] = frozenset({"equity"})
     credentials: tuple[str, ...] = ()
     not_configured: str | None = None
 

@@ -6,20 +6,17 @@ and the refusal of too many downloads. What does not belong here: retries, judge
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from datetime import date
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from curl_cffi.requests import exceptions as curl
 
 from marketlake.calendars import Calendar
 from marketlake.errors import EmptyAnswer
 from marketlake.settings import EgressSettings, Settings, StooqSettings
-from marketlake.sources.failures import UNREADABLE, Failures
+from marketlake.sources.failures import UNREADABLE, Failures, csv_rows
 from marketlake.sources.history import (
     SourceHistory,
     action_frame,
@@ -28,7 +25,8 @@ from marketlake.sources.history import (
     response_rows,
 )
 from marketlake.sources.recording import VendorCall, address, open_session
-from marketlake.sources.source import CallPlan, FetchOne, Semantics, Source, one_by_one
+from marketlake.sources.source import CallPlan, FetchOne, Source, one_by_one
+from marketlake.types import Semantics
 
 _INDICES = {"^GSPC": "^spx", "^IXIC": "^ndq", "^DJI": "^dji"}
 _COLUMNS = {
@@ -66,13 +64,7 @@ def fetch_history(
         "d2": f"{last:%Y%m%d}",
     }
     with open_session(egress, as_of, timeout_s=settings.timeout_s, on_call=on_call) as session:
-        try:
-            session.get(f"{base_url}/q/d/l/", params=parameters)
-        except curl.RequestException as error:
-            raise failures.transport(error) from error
-        answer = session.exchanges[-1]
-        if answer.status >= 400:
-            raise failures.refused(answer)
+        answer = failures.get(session, f"{base_url}/q/d/l/", parameters)
         if answer.body.startswith(_TOO_MANY):
             raise failures.rate_limited(answer.body.decode())
         if answer.body.startswith(_NOTHING):
@@ -96,10 +88,7 @@ def fetch_history(
 
 
 def _columns(body: bytes) -> tuple[list[date], dict[str, npt.NDArray[np.float64]]]:
-    text = body.decode("utf-8-sig")
-    if not text.endswith("\n"):
-        raise ValueError("the last line is cut")
-    head, *rows = csv.reader(io.StringIO(text))
+    head, *rows = csv_rows(body)
     if head not in (["Date", *_COLUMNS], ["Date", *list(_COLUMNS)[:-1]]):
         raise ValueError(f"the columns {head[:8]}")
     table = np.asarray([[float(text or "nan") for text in row[1:]] for row in rows])
@@ -124,4 +113,5 @@ def source(settings: Settings) -> Source:
         ),
         plan=CallPlan(a_day=settings.stooq.calls_a_day),
         fetch=one_by_one(fetch),
+        kinds=frozenset({"equity", "index"}),
     )

@@ -57,7 +57,8 @@ from marketlake.sources.recording import (
     ca_bundle,
     modified_ns,
 )
-from marketlake.sources.source import CallPlan, FetchOne, Semantics, Source, one_by_one
+from marketlake.sources.source import CallPlan, FetchOne, Source, one_by_one
+from marketlake.types import Semantics
 
 _FAR_FUTURE = date(2100, 1, 1)
 _KEPT_SESSIONS = 4
@@ -385,4 +386,5 @@ def source(settings: Settings) -> Source:
         # A chart, and the splits after it where the vendor knows later sessions.
         plan=CallPlan(calls_a_symbol=2),
         fetch=one_by_one(fetch),
+        kinds=frozenset({"equity", "index"}),
     )

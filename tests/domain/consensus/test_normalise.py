@@ -7,8 +7,9 @@ from datetime import UTC, date, datetime
 import numpy as np
 import polars as pl
 import pytest
-from marketlake.domain.consensus import Basis, Semantics, align_stamps, normalise
+from marketlake.domain.consensus import align_stamps, normalise
 from marketlake.errors import ContractViolation, LookaheadError
+from marketlake.types import Semantics
 
 from tests.corpora.price_faults import ACTION_SCHEMA, PRICES
 from tests.domain.consensus.vendors import NO_ACTIONS, SESSIONS, history, told_by
@@ -24,9 +25,9 @@ ACTIONS = pl.DataFrame(
     orient="row",
 )
 SEMANTICS = {
-    "raw": Semantics(Basis.AS_TRADED),
-    "split": Semantics(Basis.SPLIT_ADJUSTED),
-    "total": Semantics(Basis.TOTAL_RETURN, volume_follows_dividends=True),
+    "raw": Semantics("as_traded"),
+    "split": Semantics("split_adjusted"),
+    "total": Semantics("total_return", volume_follows_dividends=True),
 }
 
 

@@ -169,23 +169,41 @@ def document() -> dict[str, Any]:
                 "close_utc": "2022-12-28T21:00:00+00:00",
             },
             "symbols": {"expected": 21, "accepted": 19, "missing": ["KO"], "quarantined": ["XOM"]},
-            "gate": {"verdict": "passed", "rows_in": 20, "rows_quarantined": 1},
-            "anomalies": {"price_spike": 1, "quarantined": 1},
+            "session": SESSION.isoformat(),
+            "sources": [
+                {"source": "yahoo", "outcome": "answered"},
+                {"source": "alpha_vantage", "outcome": "dropped"},
+                {"source": "iex", "outcome": "answered"},
+            ],
+            "gate": {
+                "verdict": "passed",
+                "rows_in": 20,
+                "rows_quarantined": 1,
+                "source_rows_quarantined": 1,
+            },
+            "anomalies": {
+                "price_spike": {"findings": 1, "alarms": 1},
+                "quarantined": {"findings": 1, "alarms": 1},
+                "not_yet_listed": {"findings": 3, "alarms": 0},
+            },
             "quarantine": [
                 {
                     "symbol": "XOM",
+                    "source": "core",
                     "check": "in_range(close_move_pct)",
                     "reason": "one-session move no listed share has made without an action",
                 },
                 {
                     "symbol": "XOM",
+                    "source": "yahoo",
                     "check": "not_above(close_usd, high_usd)",
                     "reason": "close_usd above high_usd",
                 },
             ],
-            "anomaly_log": [
+            "alarms": [
                 {
                     "symbol": "RRC",
+                    "source": "iex",
                     "kind": "price_spike",
                     "value": -10.6,
                     "limit": 10.0,
@@ -194,6 +212,7 @@ def document() -> dict[str, Any]:
                 },
                 {
                     "symbol": "XOM",
+                    "source": "core",
                     "kind": "quarantined",
                     "value": None,
                     "limit": None,
@@ -217,6 +236,6 @@ def document() -> dict[str, Any]:
             "known to have survived)",
             "closes are real total-return histories; as-traded levels, corporate actions, open, "
             "high, low and volume are simulated and labelled in simulated_fields",
-            "one source: there is nothing to compare it with, so agreement here is not evidence",
+            "the sources are replicas of one history: agreement here is not evidence",
         ],
     }

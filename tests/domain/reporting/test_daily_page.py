@@ -141,14 +141,28 @@ def test_the_curve_compounds_the_returns_and_skips_missing_ones(document: dict[s
     assert f"{shown} % from 2022-01-10 to 2022-12-28" in _words(document)
 
 
+def test_the_page_says_who_answered_what_was_kept_out_of_whom_and_where_to_read_on(
+    document: dict[str, Any],
+) -> None:
+    words = _words(document)
+    assert "no source has a bar of KO." in words
+    assert "2 of 3 sources answered, not alpha_vantage; 1 of their rows had no vote." in words
+    assert "XOMyahoonot_above(close_usd, high_usd)" in words
+    assert "RRCiexprice spike (warning)" in words
+    assert "2 alarms of 5 findings" in words
+    assert "reports/integrity_20221228.html" in words
+
+
 def test_a_quiet_day_says_so(document: dict[str, Any]) -> None:
-    document["integrity"] |= {"quarantine": [], "anomaly_log": []}
-    document["integrity"]["gate"]["rows_quarantined"] = 0
+    document["integrity"] |= {"quarantine": [], "alarms": [], "anomalies": {}}
+    document["integrity"]["gate"] |= {"rows_quarantined": 0, "source_rows_quarantined": 0}
+    for source in document["integrity"]["sources"]:
+        source["outcome"] = "answered"
     document["integrity"]["symbols"]["missing"] = []
     words = _words(document)
-    assert "20 of 20 bars passed the gate, none was kept out." in words
+    assert "20 of 20 bars passed the gate, none was kept out. 3 of 3 sources answered." in words
     assert "No row was kept out." in words
-    assert "Nothing unusual." in words
+    assert "No alarm." in words
 
 
 def test_a_large_universe_shows_its_two_ends(document: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ fetching, failover, repair, and checks of one series on its own.
 
 from marketlake.domain.consensus.episodes import SETTLE_SESSIONS, episodes
 from marketlake.domain.consensus.estimate import LOOKBACK_SESSIONS
-from marketlake.domain.consensus.normalise import Basis, Semantics, align_stamps, normalise
+from marketlake.domain.consensus.normalise import PRICES, align_stamps, normalise
 from marketlake.domain.consensus.reconcile import (
     DEFAULT_THRESHOLD_PCT,
     Consensus,
@@ -19,11 +19,10 @@ from marketlake.domain.consensus.rules import REFUTED_IF
 __all__ = [
     "DEFAULT_THRESHOLD_PCT",
     "LOOKBACK_SESSIONS",
+    "PRICES",
     "REFUTED_IF",
     "SETTLE_SESSIONS",
-    "Basis",
     "Consensus",
-    "Semantics",
     "align_stamps",
     "episodes",
     "normalise",

@@ -6,37 +6,16 @@ What does not belong: choosing between sources (``reconcile``) and reading a ven
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
 
 import polars as pl
 
 from marketlake.errors import ContractViolation, LookaheadError
+from marketlake.types import Basis, Semantics
 
 _BY = ["source", "symbol"]
 PRICES = ("open_usd", "high_usd", "low_usd", "close_usd")
-
-
-class Basis(StrEnum):
-    """What a source's prices are adjusted for, as of its answer."""
-
-    AS_TRADED = "as_traded"
-    SPLIT_ADJUSTED = "split_adjusted"
-    TOTAL_RETURN = "total_return"
-
-
-@dataclass(frozen=True)
-class Semantics:
-    """What one source's numbers mean.
-
-    ``one_venue_volume``: the volume is of one exchange, not of the consolidated tape.
-    ``volume_follows_dividends``: a total-return vendor that also scales volume by its factor.
-    """
-
-    basis: Basis
-    one_venue_volume: bool = False
-    volume_follows_dividends: bool = False
+_SPLIT_ADJUSTED: tuple[Basis, ...] = ("split_adjusted", "total_return")
 
 
 def align_stamps(bars: pl.DataFrame, *, time_zone: str = "America/New_York") -> pl.DataFrame:
@@ -92,7 +71,7 @@ def normalise(
     when = answered_on or {}
     table = pl.DataFrame(
         [
-            (name, one.basis != Basis.AS_TRADED, one.basis == Basis.TOTAL_RETURN,
+            (name, one.basis in _SPLIT_ADJUSTED, one.basis == "total_return",
              one.volume_follows_dividends, when.get(name, as_of))
             for name, one in semantics.items()
         ],

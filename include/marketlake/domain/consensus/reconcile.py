@@ -29,7 +29,8 @@ class Consensus:
     """What several sources say together.
 
     ``bars``: one row per session and symbol that any source answered: as-traded open, high, low,
-    close, ``volume_shares`` of ``volume_source``, ``chosen_source``, ``sources`` (that answered),
+    close, ``volume_shares`` of ``volume_source``, ``chosen_source``, ``taken_from`` (sources that
+    a price may be of: the chosen one alone where it agrees in all), ``sources`` (that answered),
     ``n_sources`` (how many), ``n_agreed`` (on the close), ``spread_pct`` (of the closes),
     ``flags``.
 
@@ -58,6 +59,7 @@ def reconcile(
     thresholds_pct: Mapping[str, float] | None = None,
     one_venue: Collection[str] = (),
     not_asked: pl.DataFrame | None = None,
+    preference: Sequence[str] = (),
 ) -> Consensus:
     """Return the consensus of every session in ``sessions``.
 
@@ -81,6 +83,11 @@ def reconcile(
     not_asked
         ``source``, ``symbol`` [, ``session``] that were beyond a source's call budget: their
         absence is not a missing day.
+    preference
+        Sources, the most wanted first. The bar of the first that agrees on the close is taken as it
+        is; only where it is apart does the consensus stand in its place. A series then is one
+        source's, not a mixture whose source changes from day to day, which would add moves of its
+        own. Without a preference every price is the consensus.
 
     Raises
     ------
@@ -102,7 +109,7 @@ def reconcile(
         venue = np.isin(np.array(panel.sources), list(one_venue))
         share = _volume_shares(panel, found, venue)
         apart = _apart_rows(panel, found, share)
-        values = _bars(panel, found, venue, share)
+        values = _bars(panel, found, venue, share, preference)
     disagreements = pl.concat(
         [apart, *_absences(panel, not_asked, apart.schema)], how="diagonal"
     ).sort("session", "symbol", "source", "class")
@@ -259,16 +266,21 @@ def _absences(
     ]
 
 
-def _bars(panel: Panel, found: Estimate, venue: np.ndarray, share: Floats) -> pl.DataFrame:
+def _bars(
+    panel: Panel, found: Estimate, venue: np.ndarray, share: Floats, preference: Sequence[str]
+) -> pl.DataFrame:
     answered = panel.answered
     t, s = np.nonzero(answered.any(axis=-1))
     votes = np.where(answered, found.votes, -1.0)[t, s]
-    agreed = (found.agreed[..., 3] & answered)[t, s]
-    chosen = np.argmax(np.where(agreed, votes, -1.0), axis=-1)
-    whole = ~venue & ~(share <= 0.25) & ~np.isnan(panel.volumes) & (panel.volumes > 0)
-    volume_source, one_venue = _volume_source(votes, agreed, whole[t, s], panel.volumes[t, s])
-    volume = np.take_along_axis(panel.volumes[t, s], volume_source[:, None], -1)[:, 0]
     there = answered[t, s]
+    agreed = found.agreed[..., 3][t, s] & there
+    wanted = _wanted(panel.sources, preference)
+    chosen = np.argmax(np.where(agreed, votes + wanted, -1.0), axis=-1)
+    whole = ~venue & ~(share <= 0.25) & ~np.isnan(panel.volumes) & (panel.volumes > 0)
+    volume_source, one_venue = _volume_source(
+        votes + wanted, agreed, whole[t, s], panel.volumes[t, s]
+    )
+    volume = np.take_along_axis(panel.volumes[t, s], volume_source[:, None], -1)[:, 0]
     n_sources, n_agreed = there.sum(axis=-1), agreed.sum(axis=-1)
     closes = np.where(there, panel.prices[t, s, :, 3], np.nan)
     spread = 100.0 * (np.nanmax(closes, axis=-1) / np.nanmin(closes, axis=-1) - 1.0)
@@ -280,7 +292,15 @@ def _bars(panel: Panel, found: Estimate, venue: np.ndarray, share: Floats) -> pl
         "no_agreement": (n_sources > 1) & (n_agreed < 2),
         "one_venue_volume": one_venue,
     }
-    prices = found.prices[t, s]
+    prices, taken = found.prices[t, s], there
+    if preference:
+        own = found.agreed[t, s, chosen]
+        prices = np.where(own, panel.prices[t, s, chosen], prices)
+        # A price of the consensus may lie outside the range of the bar it is put into.
+        prices[:, 1] = np.fmax(prices[:, 1], np.fmax(prices[:, 0], prices[:, 3]))
+        prices[:, 2] = np.fmin(prices[:, 2], np.fmin(prices[:, 0], prices[:, 3]))
+        only = np.arange(len(panel.sources)) == chosen[:, None]
+        taken = np.where(own.all(axis=-1)[:, None], only, there)
     return pl.DataFrame(
         {
             "session": pl.Series(panel.sessions, dtype=pl.Date).gather(t),
@@ -291,6 +311,7 @@ def _bars(panel: Panel, found: Estimate, venue: np.ndarray, share: Floats) -> pl
             "n_agreed": n_agreed.astype(np.int64),
             "sources": _names(list(panel.sources), there),
             "chosen_source": pl.Series(panel.sources, dtype=pl.String).gather(chosen),
+            "taken_from": _names(list(panel.sources), taken),
             "volume_source": pl.Series(panel.sources, dtype=pl.String).gather(volume_source),
             "spread_pct": spread,
             "flags": _names(list(conditions), np.stack(list(conditions.values()), axis=-1)),
@@ -298,11 +319,18 @@ def _bars(panel: Panel, found: Estimate, venue: np.ndarray, share: Floats) -> pl
     ).sort("session", "symbol")
 
 
+def _wanted(sources: Sequence[str], preference: Sequence[str]) -> Floats:
+    """Return what each source's place adds to its vote: more than votes can differ."""
+    places = {name: len(preference) - number for number, name in enumerate(preference)}
+    return np.array([2.0 * places.get(name, 0) for name in sources])
+
+
 def _volume_source(
     votes: Floats, agreed: np.ndarray, whole: np.ndarray, volumes: Floats
 ) -> tuple[Ints, np.ndarray]:
     """Return the source to take volume from: one that agrees and has the whole tape, if any."""
-    rank = votes + 2.0 * agreed + 4.0 * whole + 8.0 * ~np.isnan(volumes)
+    step = 1.0 + np.max(votes, initial=1.0)
+    rank = votes + step * (agreed + 2.0 * whole + 4.0 * ~np.isnan(volumes))
     best = np.argmax(rank, axis=-1)
     return best, ~np.take_along_axis(whole, best[:, None], axis=-1)[:, 0]
 

@@ -7,7 +7,7 @@ is right where several disagree (consensus), and writing anything.
 
 from marketlake.domain.integrity.findings import ALARMS, FINDING_SCHEMA, alarms
 from marketlake.domain.integrity.gaps import EVERY_SYMBOL, HALT_SCHEMA, LISTING_SCHEMA
-from marketlake.domain.integrity.measures import Basis
+from marketlake.domain.integrity.measures import MEMORY, Basis
 from marketlake.domain.integrity.monitor import (
     ACTION_SCHEMA,
     Reference,
@@ -26,6 +26,7 @@ __all__ = [
     "FINDING_SCHEMA",
     "HALT_SCHEMA",
     "LISTING_SCHEMA",
+    "MEMORY",
     "PROPOSAL_SCHEMA",
     "Basis",
     "Limits",

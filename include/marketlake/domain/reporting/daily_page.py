@@ -16,12 +16,22 @@ from itertools import accumulate
 from typing import Any
 
 from marketlake.domain.reporting import charts
+from marketlake.domain.reporting.markup import (
+    DASH,
+    NOT_KNOWN,
+    caveats,
+    long_date,
+    number,
+    page,
+    percent,
+    plural,
+    table,
+    tile,
+)
 from marketlake.domain.reporting.page_style import STYLE
 from marketlake.errors import ContractViolation
 
 _UNITS = {"_pct": " %", "_bps": " bps", "_usd": " USD", "_sessions": " sessions"}
-_NOT_KNOWN = "n/a"
-_MINUS, _DASH, _THIN_SPACE = "\u2212", "\u2013", "\u202f"
 _KEY = '<i class="key"></i>'
 _SIDE_SIGN = {"long": "▲", "short": "▼", "flat": "■"}
 _MOST_ROWS = 40
@@ -56,7 +66,7 @@ def render(document: Mapping[str, Any]) -> bytes:
             [
                 _header(session, document),
                 _lead(headline, integrity, signals),
-                _caveats(document["caveats"]),
+                caveats(document["caveats"]),
                 _tiles(headline, risk, signals),
                 '<div class="grid2"><div>',
                 _signals(signals, document["not_predicted"]),
@@ -82,61 +92,13 @@ def render(document: Mapping[str, Any]) -> bytes:
             todo="publish the session's report again with report_daily",
         ) from None
     title = f"Marketlake · {session.isoformat()}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style></head>\n<body><main>\n{body}\n"
-        "<footer>Every figure on this page comes from the artifacts listed above. The page is "
-        "made from their contents alone: the same inputs give the same bytes.</footer>\n"
-        "</main></body></html>\n"
+    return page(
+        title,
+        body,
+        footer="Every figure on this page comes from the artifacts listed above. The page is "
+        "made from their contents alone: the same inputs give the same bytes.",
+        style=STYLE,
     ).encode()
-
-
-def _number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    if value is None or not math.isfinite(value):
-        return _NOT_KNOWN
-    text = f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}"
-    if float(text.replace(",", "")) == 0:
-        text = f"{0:.{digits}f}"
-    return text.replace("-", _MINUS).replace(",", _THIN_SPACE)
-
-
-def _percent(fraction: float | None, digits: int = 1, *, signed: bool = False) -> str:
-    if fraction is None:
-        return _NOT_KNOWN
-    return f"{_number(100.0 * fraction, digits, signed=signed)} %"
-
-
-def _long_date(session: date) -> str:
-    return f"{session:%A} {session.day} {session:%B %Y}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{_number(count, 0)} {noun}{'' if count == 1 else 's'}"
-
-
-def _table(
-    head: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], *, row_headers: int = 0
-) -> str:
-    """Return a table of HTML cells; ``head`` is (label, classes) and cells are ready-made HTML."""
-    labels = "".join(f'<th scope="col"{_classes(classes)}>{label}</th>' for label, classes in head)
-    lines = []
-    for row in rows:
-        cells = []
-        for index, (cell, (_, classes)) in enumerate(zip(row, head, strict=True)):
-            if index == row_headers:
-                cells.append(f'<th scope="row"{_classes(classes)}>{cell}</th>')
-            else:
-                cells.append(f"<td{_classes(classes)}>{cell}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{labels}</tr></thead>\n'
-        f"<tbody>{chr(10).join(lines)}</tbody></table></div>"
-    )
-
-
-def _classes(classes: str) -> str:
-    return f' class="{classes}"' if classes else ""
 
 
 def _header(session: date, document: Mapping[str, Any]) -> str:
@@ -152,6 +114,8 @@ def _header(session: date, document: Mapping[str, Any]) -> str:
             f'<span class="chip warn">{gate["rows_quarantined"]} of '
             f"{gate['rows_in']} bars quarantined</span>"
         )
+    if integrity["alarms"]:
+        chips.append(f'<span class="chip warn">{plural(len(integrity["alarms"]), "alarm")}</span>')
     if any(row["simulated"] for row in document["signals"]):
         chips.append('<span class="chip warn">simulated inputs</span>')
     if any(text.startswith("survivorship: not controlled") for text in document["caveats"]):
@@ -159,7 +123,7 @@ def _header(session: date, document: Mapping[str, Any]) -> str:
     return (
         '<header><div><div class="brand">Marketlake · daily report · '
         f"{escape(hours['name'])} {hours['open_utc'][11:16]} to {hours['close_utc'][11:16]} UTC"
-        f'</div><h1>{_long_date(session)}</h1></div><div class="chips">{"".join(chips)}</div>'
+        f'</div><h1>{long_date(session)}</h1></div><div class="chips">{"".join(chips)}</div>'
         "</header>"
     )
 
@@ -169,17 +133,27 @@ def _lead(
 ) -> str:
     model, gate = headline["model"], integrity["gate"]
     kept_out = gate["rows_quarantined"]
-    accepted = f"{gate['rows_in'] - kept_out} of {_plural(gate['rows_in'], 'bar')} passed the gate"
+    accepted = f"{gate['rows_in'] - kept_out} of {plural(gate['rows_in'], 'bar')} passed the gate"
     rest = "the rest are listed below with their reasons" if kept_out else "none was kept out"
     missing = integrity["symbols"]["missing"]
-    absent = f"; the vendor has no bar of {escape(', '.join(missing))}" if missing else ""
+    absent = f"; no source has a bar of {escape(', '.join(missing))}" if missing else ""
     horizon = max((row["horizon_sessions"] for row in signals), default=0)
     return (
-        f'<p class="lead">{accepted}, {rest}{absent}. The <b>{escape(model["name"])}</b> model, '
-        f"trained on what was known on {model['as_of']}, ranks {_plural(len(signals), 'share')} by "
-        f"their return over the next {_plural(horizon, 'session')} against the universe's mean. "
-        f"{_edge(headline)}</p>"
+        f'<p class="lead">{accepted}, {rest}{absent}. {_sources(integrity)} '
+        f"The <b>{escape(model['name'])}</b> model, trained on what was known on {model['as_of']}, "
+        f"ranks {plural(len(signals), 'share')} by their return over the next "
+        f"{plural(horizon, 'session')} against the universe's mean. {_edge(headline)}</p>"
     )
+
+
+def _sources(integrity: Mapping[str, Any]) -> str:
+    """Return how many sources answered, which did not, and what of theirs was not believed."""
+    sources, kept_out = integrity["sources"], integrity["gate"]["source_rows_quarantined"]
+    silent = [item["source"] for item in sources if item["outcome"] != "answered"]
+    without = f", not {escape(', '.join(silent))}" if silent else ""
+    refused = f"; {kept_out} of their rows had no vote" if kept_out else ""
+    answered = len(sources) - len(silent)
+    return f"{answered} of {plural(len(sources), 'source')} answered{without}{refused}."
 
 
 def _edge(headline: Mapping[str, Any]) -> str:
@@ -200,21 +174,6 @@ def _edge(headline: Mapping[str, Any]) -> str:
     return f"{hit}, and {ranking}."
 
 
-def _caveats(caveats: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(text[:1].upper() + text[1:])}</li>" for text in caveats)
-    return (
-        '<aside class="caveats" aria-labelledby="caveats"><h2 id="caveats">Read first: what these '
-        f"numbers cannot show</h2><ul>{items}</ul></aside>"
-    )
-
-
-def _tile(name: str, value: str, how: str, picture: str = "") -> str:
-    return (
-        f'<div class="tile"><div class="name">{name}</div><div class="value">{value}</div>'
-        f'{picture}<div class="how">{how}</div></div>'
-    )
-
-
 def _tiles(
     headline: Mapping[str, Any], risk: Mapping[str, Any], signals: Sequence[Mapping[str, Any]]
 ) -> str:
@@ -223,18 +182,18 @@ def _tiles(
         '<section class="tiles">'
         + _accuracy_tile(headline["validation"])
         + _rank_ic_tile(headline["validation"])
-        + _tile(
+        + tile(
             "Value at risk, 1 day, 95 %",
-            f"{_number(book['var_95_pct'])} <small>%</small>",
-            f"{_number(book['var_95_usd'], 0)} USD of the reference book · expected shortfall "
-            f"{_number(book['cvar_95_pct'])} % · n = {_number(n.get('var_95_pct'), 0)} sessions",
+            f"{number(book['var_95_pct'])} <small>%</small>",
+            f"{number(book['var_95_usd'], 0)} USD of the reference book · expected shortfall "
+            f"{number(book['cvar_95_pct'])} % · n = {number(n.get('var_95_pct'), 0)} sessions",
         )
-        + _tile(
+        + tile(
             "Volatility, annual",
-            f"{_number(book['volatility_annual_pct'], 1)} <small>%</small>",
-            f"beta {_number(book['beta'])} · deepest drawdown "
-            f"{_number(book['max_drawdown_pct'], 1)} % of the window · "
-            f"n = {_number(n.get('volatility_annual_pct'), 0)} sessions",
+            f"{number(book['volatility_annual_pct'], 1)} <small>%</small>",
+            f"beta {number(book['beta'])} · deepest drawdown "
+            f"{number(book['max_drawdown_pct'], 1)} % of the window · "
+            f"n = {number(n.get('volatility_annual_pct'), 0)} sessions",
         )
         + "</section>"
     )
@@ -243,12 +202,12 @@ def _tiles(
 def _accuracy_tile(validation: Mapping[str, Any]) -> str:
     accuracy, base_rate = validation["accuracy"], validation["base_rate"]["value"]
     reach = max(abs(accuracy["low"] - base_rate), abs(accuracy["high"] - base_rate), 0.02) * 1.15
-    return _tile(
+    return tile(
         "Hit rate, out of fold",
-        f"{_number(100 * accuracy['value'], 1)} <small>%</small>",
-        f"95 % interval {_number(100 * accuracy['low'], 1)} to "
-        f"{_number(100 * accuracy['high'], 1)} % · {_KEY}base rate "
-        f"{_percent(base_rate)} · n = {_number(accuracy['n'], 0)}{_independent(accuracy)}",
+        f"{number(100 * accuracy['value'], 1)} <small>%</small>",
+        f"95 % interval {number(100 * accuracy['low'], 1)} to "
+        f"{number(100 * accuracy['high'], 1)} % · {_KEY}base rate "
+        f"{percent(base_rate)} · n = {number(accuracy['n'], 0)}{_independent(accuracy)}",
         charts.interval(
             accuracy["value"],
             accuracy["low"],
@@ -262,18 +221,18 @@ def _accuracy_tile(validation: Mapping[str, Any]) -> str:
 def _independent(estimate: Mapping[str, Any]) -> str:
     """Return how many of the observations do not overlap, where the estimate says so."""
     count = estimate.get("n_independent")
-    return "" if count is None else f" ({_number(count, 0)} without overlap)"
+    return "" if count is None else f" ({number(count, 0)} without overlap)"
 
 
 def _rank_ic_tile(validation: Mapping[str, Any]) -> str:
     rank_ic = validation["rank_ic"]
     reach = max(abs(rank_ic["low"]), abs(rank_ic["high"]), 0.02) * 1.15
-    return _tile(
+    return tile(
         "Rank IC, out of fold",
-        _number(rank_ic["value"], 3, signed=True),
-        f"95 % interval {_number(rank_ic['low'], 3, signed=True)} to "
-        f"{_number(rank_ic['high'], 3, signed=True)} · {_KEY}chance is 0 · "
-        f"n = {_plural(rank_ic['n'], 'session')}",
+        number(rank_ic["value"], 3, signed=True),
+        f"95 % interval {number(rank_ic['low'], 3, signed=True)} to "
+        f"{number(rank_ic['high'], 3, signed=True)} · {_KEY}chance is 0 · "
+        f"n = {plural(rank_ic['n'], 'session')}",
         charts.interval(
             rank_ic["value"],
             rank_ic["low"],
@@ -303,10 +262,10 @@ def _signals(
             str(row["rank"]),
             escape(row["symbol"]) + (' <span class="flat">*</span>' if row["simulated"] else ""),
             f'<span class="side {row["side"]}">{_SIDE_SIGN[row["side"]]} {row["side"]}</span>',
-            _number(row["score_bps"], 1, signed=True),
+            number(row["score_bps"], 1, signed=True),
             f'<span class="{"long" if row["score_bps"] >= 0 else "short"}">'
             f"{charts.diverging_bar(row['score_bps'], largest=largest)}</span>",
-            _percent(row["confidence"]),
+            percent(row["confidence"]),
             charts.interval(
                 row["confidence"],
                 row["confidence_low"],
@@ -314,8 +273,8 @@ def _signals(
                 reference=row["base_rate"],
                 within=(low, high),
             ),
-            _DASH.join(_number(100 * row[f"confidence_{end}"], 1) for end in ("low", "high")),
-            _number(row["confidence_n"], 0),
+            DASH.join(number(100 * row[f"confidence_{end}"], 1) for end in ("low", "high")),
+            number(row["confidence_n"], 0),
         )
         for row in _ends(signals)
     ]
@@ -326,7 +285,7 @@ def _signals(
         ("Score, bps", "n"),
         ("", "wide"),
         ("Hit rate", "n"),
-        (f"{_percent(low, 0)} {_DASH} {_percent(high, 0)}", "scale"),
+        (f"{percent(low, 0)} {DASH} {percent(high, 0)}", "scale"),
         ("95 %", "n wide"),
         ("n", "n wide"),
     )
@@ -345,7 +304,7 @@ def _signals(
         f'<section><h2>Signals</h2><p class="note">{counts}. Score: predicted return above the '
         "universe's mean. Hit rate: how often out-of-fold scores this strong had the right sign, "
         f"with its 95 % interval; {_KEY}base rate.{starred}</p>"
-        f"{_table(head, rows, row_headers=1)}{left_out}</section>"
+        f"{table(head, rows, row_headers=1)}{left_out}</section>"
     )
 
 
@@ -355,11 +314,11 @@ def _labelled(name: str, value: object) -> tuple[str, str]:
     unit = _UNITS.get(suffix, "")
     label = name.removesuffix(suffix).replace("_", " ")
     if value is None or isinstance(value, bool):
-        return label, {True: "yes", False: "no", None: _NOT_KNOWN}[value]
+        return label, {True: "yes", False: "no", None: NOT_KNOWN}[value]
     if isinstance(value, int):
-        return label, _number(value, 0) + unit
+        return label, number(value, 0) + unit
     if isinstance(value, float):
-        return label, _number(value, 2 if unit else 4) + unit
+        return label, number(value, 2 if unit else 4) + unit
     return label, f"{value}"
 
 
@@ -395,7 +354,7 @@ def _regime(regime: Mapping[str, Any]) -> str:
             for item in history
         )
         strip = (
-            f"<h3>Last {_plural(len(history), 'session')}, newest right</h3>"
+            f"<h3>Last {plural(len(history), 'session')}, newest right</h3>"
             f'<div class="history" role="img" aria-label="regimes of the last sessions">{cells}'
             '</div><div class="legend"><span class="bull"><i></i>bull</span>'
             '<span><i></i>sideways</span><span class="bear"><i></i>bear</span></div>'
@@ -421,12 +380,12 @@ def _sectors(sectors: Sequence[Mapping[str, Any]]) -> str:
     weights = {name: row["weight_pct"] for name, row in _by_name(sectors).items()}
     largest = max(weights.values(), default=0.0)
     rows = [
-        (escape(name), charts.bar(weight, largest=largest), f"{_number(weight, 1)} %")
+        (escape(name), charts.bar(weight, largest=largest), f"{number(weight, 1)} %")
         for name, weight in sorted(weights.items(), key=lambda item: (-item[1], item[0]))
     ]
     return (
         "<section><h2>Sector weights</h2>"
-        + _table((("Sector", ""), ("", ""), ("Weight", "n")), rows)
+        + table((("Sector", ""), ("", ""), ("Weight", "n")), rows)
         + "</section>"
     )
 
@@ -442,12 +401,12 @@ def _book(every_return: Sequence[Mapping[str, Any]]) -> str:
     total = 100.0 * (growth[-1] - 1.0)
     worst = min(range(len(drawdown)), key=drawdown.__getitem__)
     summary = (
-        f"{_number(total, 1, signed=True)} % from {sessions[0].isoformat()} to "
-        f"{sessions[-1].isoformat()}; deepest drawdown {_number(drawdown[worst], 1)} % on "
-        f"{sessions[worst].isoformat()}; now {_number(drawdown[-1], 1)} %"
+        f"{number(total, 1, signed=True)} % from {sessions[0].isoformat()} to "
+        f"{sessions[-1].isoformat()}; deepest drawdown {number(drawdown[worst], 1)} % on "
+        f"{sessions[worst].isoformat()}; now {number(drawdown[-1], 1)} %"
     )
     return (
-        f"<section><h2>Reference book, last {_plural(len(returns), 'session')}</h2>"
+        f"<section><h2>Reference book, last {plural(len(returns), 'session')}</h2>"
         f'<p class="note">{summary}. Today\'s members held '
         "at equal weight each session, before costs: a yardstick of risk, not a track record.</p>"
         "<h3>Growth of 100</h3>"
@@ -475,7 +434,7 @@ def _book(every_return: Sequence[Mapping[str, Any]]) -> str:
 def _short(unit: str) -> Callable[[float], str]:
     def text(value: float) -> str:
         digits = 0 if abs(value - round(value)) < 1e-9 else 1
-        return _number(value, digits) + unit
+        return number(value, digits) + unit
 
     return text
 
@@ -488,10 +447,10 @@ def _members(symbols: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             escape(name),
-            f"{_number(members[name].get('weight_pct'), 1)} %",
-            f"{_number(members[name].get('volatility_annual_pct'), 1)} %",
-            _number(members[name].get("beta")),
-            f"{_number(parts[name], 1)} %",
+            f"{number(members[name].get('weight_pct'), 1)} %",
+            f"{number(members[name].get('volatility_annual_pct'), 1)} %",
+            number(members[name].get("beta")),
+            f"{number(parts[name], 1)} %",
             charts.bar(parts[name] or 0.0, largest=largest),
         )
         for name in order[:_MOST_ROWS]
@@ -507,7 +466,7 @@ def _members(symbols: Sequence[Mapping[str, Any]]) -> str:
     return (
         '<section><h2>Where the risk comes from</h2><p class="note">Contribution of each holding '
         "to the book's volatility; the shares add up to 100 %.</p>"
-        f"{_table(head, rows)}</section>"
+        f"{table(head, rows)}</section>"
     )
 
 
@@ -519,16 +478,16 @@ def _book_measures(risk: Mapping[str, Any]) -> str:
         rows.append(
             (
                 label,
-                f"{_number(book.get(measure), 3 if measure.endswith('hhi') else 2)}{unit}",
-                _number(n.get(measure), 0),
+                f"{number(book.get(measure), 3 if measure.endswith('hhi') else 2)}{unit}",
+                number(n.get(measure), 0),
             )
         )
-    usd = _number(book.get("var_95_usd"), 0)
+    usd = number(book.get("var_95_usd"), 0)
     return (
         "<section><h2>Book measures</h2>"
         '<p class="note">Historical simulation: quantiles of the window\'s own daily returns. '
         f"95 % value at risk is {usd} USD of the reference value.</p>"
-        + _table((("Measure", ""), ("Value", "n"), ("n", "n")), rows)
+        + table((("Measure", ""), ("Value", "n"), ("n", "n")), rows)
         + "</section>"
     )
 
@@ -538,44 +497,51 @@ def _integrity(integrity: Mapping[str, Any]) -> str:
     quarantined = [
         (
             escape(row["symbol"]),
+            escape(row["source"]),
             f"<code>{escape(row['check'])}</code><br>{escape(row['reason'])}",
         )
         for row in integrity["quarantine"]
     ]
-    anomalies = [
+    alarms = [
         (
             escape(row["symbol"]),
+            escape(row["source"]),
             f"<b>{escape(row['kind'].replace('_', ' '))}</b> ({escape(row['severity'])})<br>"
             f"{escape(row['detail'])}",
             _measured(row),
         )
-        for row in integrity["anomaly_log"]
+        for row in integrity["alarms"][:_MOST_ROWS]
     ]
     kept_out = (
-        _table((("Symbol", ""), ("Failed check and why it is one", "")), quarantined)
+        table((("Symbol", ""), ("Source", ""), ("Failed check and why it is one", "")), quarantined)
         if quarantined
         else "<p>No row was kept out.</p>"
     )
     unusual = (
-        _table((("Symbol", ""), ("What", ""), ("Measured", "n")), anomalies)
-        if anomalies
-        else "<p>Nothing unusual.</p>"
+        table((("Symbol", ""), ("Source", ""), ("What", ""), ("Measured", "n")), alarms)
+        if alarms
+        else "<p>No alarm.</p>"
     )
+    findings = sum(item["findings"] for item in integrity["anomalies"].values())
     return (
         "<section><h2>Gate, quarantine and anomalies</h2>"
         f'<p class="note">Great Expectations is the gate of record. Verdict '
-        f"<b>{escape(gate['verdict'])}</b>: {_plural(gate['rows_in'], 'candidate row')}, "
+        f"<b>{escape(gate['verdict'])}</b>: {plural(gate['rows_in'], 'candidate row')}, "
         f"{gate['rows_quarantined']} quarantined; {symbols['accepted']} of "
-        f"{_plural(symbols['expected'], 'expected symbol')} accepted.</p>"
-        f"<h3>Kept out</h3>{kept_out}<h3>Unusual</h3>{unusual}</section>"
+        f"{plural(symbols['expected'], 'expected symbol')} accepted.</p>"
+        f"<h3>Kept out</h3>{kept_out}<h3>Alarms</h3>{unusual}"
+        f'<p class="note">{plural(len(integrity["alarms"]), "alarm")} of '
+        f"{plural(findings, 'finding')}. How the sources agree, price by price, gaps and repairs: "
+        f"the integrity page, <code>reports/integrity_{integrity['session'].replace('-', '')}.html"
+        "</code>.</p></section>"
     )
 
 
 def _measured(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return ""
-    limit = f"<br>limit {_number(row['limit'], 1)}" if row["limit"] is not None else ""
-    return _number(row["value"], 1, signed=True) + limit
+    limit = f"<br>limit {number(row['limit'], 1)}" if row["limit"] is not None else ""
+    return number(row["value"], 1, signed=True) + limit
 
 
 def _hash(value: str) -> str:
@@ -598,5 +564,5 @@ def _inputs(inputs: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> st
         "the vendor's bytes with <code>marketlake trace</code>. Model "
         f"<b>{escape(model['name'])}</b>, document {_hash(model['sha256'])}, trained as of "
         f"{model['as_of']}, champion from {model['effective_from']}; rank IC: {gate}."
-        f"</p>{_table(head, rows)}</section>"
+        f"</p>{table(head, rows)}</section>"
     )

@@ -26,9 +26,13 @@ from marketlake.settings import PROJECT_ROOT, AirflowSettings, PostgresSettings,
 
 POOLS = {
     "yahoo": (4, "calls to Yahoo Finance"),
+    "alpha_vantage": (1, "calls to Alpha Vantage, whose plans allow so many a minute in all"),
+    "iex": (2, "calls to Alpaca for prices of the IEX exchange"),
     "dbt": (1, "dbt keeps global state and a target folder: one build at a time"),
 }
 _MIGRATION_TIMEOUT_S = 180
+# Their imports alone may take minutes on a machine whose cores are taken by other work.
+_READY_WITHIN_S = 300
 _PARSE_TIMEOUT_S = 90
 _PING_TIMEOUT_S = 3.0
 _DAG_FILES = PROJECT_ROOT / "dags"
@@ -158,7 +162,7 @@ def api_server(settings: Settings) -> PlainComponent:
             or http_probe(f"{settings.airflow.base_url}/execution/health")
         ),
         env=airflow_environment(settings),
-        ready_within_s=300,
+        ready_within_s=_READY_WITHIN_S,
         prepare=lambda: write_login(settings),
     )
 
@@ -173,7 +177,7 @@ def scheduler(settings: Settings) -> PlainComponent:
         probe=lambda: _heartbeat_probe(settings, "scheduler"),
         env=airflow_environment(settings),
         stop_grace_s=45,  # the executor gives running tasks 30 s
-        ready_within_s=300,
+        ready_within_s=_READY_WITHIN_S,
     )
 
 
@@ -186,7 +190,7 @@ def dag_processor(settings: Settings) -> PlainComponent:
         "dag-processor",
         probe=lambda: _heartbeat_probe(settings, "dag-processor"),
         env=airflow_environment(settings),
-        ready_within_s=300,
+        ready_within_s=_READY_WITHIN_S,
     )
 
 
@@ -200,7 +204,7 @@ def triggerer(settings: Settings) -> PlainComponent:
         "--skip-serve-logs",
         probe=lambda: _heartbeat_probe(settings, "triggerer"),
         env=airflow_environment(settings),
-        ready_within_s=300,
+        ready_within_s=_READY_WITHIN_S,
     )
 
 
@@ -217,7 +221,7 @@ def worker(settings: Settings, name: str | None = None) -> PlainComponent:
         probe=lambda: _worker_probe(settings.airflow, f"celery@{node}"),
         env=airflow_environment(settings),
         stop_grace_s=45,  # as long as the scheduler's own executor gives running tasks
-        ready_within_s=300,
+        ready_within_s=_READY_WITHIN_S,
     )
 
 
