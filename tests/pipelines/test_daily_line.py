@@ -23,6 +23,7 @@ from marketlake.contracts.catalog import (
 )
 from marketlake.errors import ConfigError, MissingPartition
 from marketlake.pipelines import daily_line
+from marketlake.services.sandbox.embedded import RunningSandbox
 from marketlake.settings import Settings
 from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient
@@ -220,3 +221,28 @@ def test_the_ledger_knows_every_publish_and_no_secret(
     text = json.dumps([dict(entry.payload) for entry in ledger.entries(limit=100_000)])
     for secret in (line.lake.secret_key, line.postgres.password, line.ledger.token):
         assert secret.get_secret_value() not in text
+
+
+@pytest.mark.slow
+def test_without_the_benchmarks_only_source_the_line_still_reaches_its_report(
+    line: Settings,
+) -> None:
+    vendors, day = RunningSandbox.of(line), FIRST.isoformat()
+    rule = {"namespace": day, "vendor": "yahoo", "kind": "http_5xx"}
+    vendors.control("POST", "/__ctl/faults", rule)
+    try:
+        daily_line.run_session(line, FIRST, run_id="without-yahoo")
+    finally:
+        vendors.control("POST", "/__ctl/reset", {"namespace": day})
+    lake = Lake(line.lake)
+    integrity = published(lake, OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT, FIRST)
+    regime = published(lake, OUT_RISK_ANALYSIS_MARKET_REGIME, FIRST)
+    report = published(lake, OUT_REPORTS_DAILY, FIRST)
+    page = lake.get_bytes("reports/daily_report_20221221.html").decode()
+    daily_line.run_session(line, FIRST, run_id="with-yahoo-again")
+
+    assert integrity["symbols"]["missing"] == ["^GSPC"]
+    assert [item["outcome"] for item in integrity["sources"]] == ["dropped", "answered", "answered"]
+    assert (regime["session"], regime["evidence"]["as_of"]) == (day, "2022-12-20")
+    assert report["regime"]["regime"] == regime["regime"]
+    assert "2022-12-20" in page

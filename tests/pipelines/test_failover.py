@@ -219,8 +219,7 @@ def require_whole_without(market: Market, source: str, undisturbed: Market) -> N
             source,
             kind,
             marks=[]
-            if (source, kind)
-            in {("yahoo", "truncate"), ("alpha_vantage", "hang"), ("iex", "reset")}
+            if (source, kind) in {("yahoo", "truncate"), ("alpha_vantage", "hang")}
             else [pytest.mark.slow],
         )
         for source in SOURCES

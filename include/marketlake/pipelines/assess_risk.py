@@ -18,20 +18,29 @@ from marketlake.pipelines.context import RunContext
 from marketlake.pipelines.gating import refuse_bad
 from marketlake.types import ArtifactRef, Partition
 
+_WEEK_SESSIONS = 5
+
 
 def classify_regime(ctx: RunContext, session: date) -> list[ArtifactRef]:
-    """Classify the session's market regime and stage the document."""
-    window = ctx.history_window(session, regimes.SESSIONS_NEEDED)
+    """Classify the session's market regime and stage the document.
+
+    The benchmark may have one source, and that may be down: then the regime is the one of its last
+    close, of which ``evidence.as_of`` says when it was; after a week without it is not guessed.
+    """
+    window = ctx.history_window(session, regimes.SESSIONS_NEEDED + _WEEK_SESSIONS - 1)
     bars, inputs = ctx.read(CORE_MARKET_DAILY_BAR, window, as_of=session)
     closes = bars.filter(pl.col("symbol") == ctx.settings.market.benchmark)
     benchmark = pl.DataFrame({"session": window}).join(
         closes.select("session", "close_usd"), on="session", how="left", maintain_order="left"
     )
+    told = benchmark.drop_nulls("close_usd")["session"].to_list()
+    as_of = told[-1] if told and told[-1] in window[-_WEEK_SESSIONS:] else session
+    regime = regimes.classify(benchmark.filter(pl.col("session") <= as_of))
+    if as_of != session:
+        late = {"as_of": as_of.isoformat(), **regime["evidence"]}
+        regime = {**regime, "session": session.isoformat(), "evidence": late}
     staged = ctx.stage(
-        OUT_RISK_ANALYSIS_MARKET_REGIME,
-        Partition.of_session(session),
-        "regime",
-        regimes.classify(benchmark),
+        OUT_RISK_ANALYSIS_MARKET_REGIME, Partition.of_session(session), "regime", regime
     )
     ctx.record_calculation(
         "market_regime", inputs=inputs, outputs=[staged], window_sessions=len(window)

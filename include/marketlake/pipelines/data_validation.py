@@ -53,7 +53,7 @@ def sources_told(ctx: RunContext, found: Agreement) -> list[dict[str, Any]]:
     for name in ctx.settings.market.sources:
         own = found.answers.filter(pl.col("source") == name)
         counts = Counter(own["outcome"].to_list())
-        reasons = own.filter(pl.col("outcome").is_in(["failed", "not_asked", "not_configured"]))
+        reasons = own.filter(pl.col("outcome") != "answered")
         if counts["not_configured"]:
             outcome = "not_configured"
         else:

@@ -77,7 +77,7 @@ def ask(ctx: RunContext, name: str, symbols: Sequence[str], first: date, last: d
     source = open_source(name, ctx.settings)
     talk = Talk(source)
     if source.not_configured is not None:
-        reason = f"{source.not_configured} is not set"
+        reason = f"{source.not_configured}: not set"
         talk.outcomes = dict.fromkeys(symbols, ("not_configured", reason))
         return talk
     alone = configured(ctx.settings) == (name,)

@@ -44,6 +44,7 @@ UNREADABLE = (
 PASSING = frozenset({408, 425})
 _PROXY_WORDS = ("CONNECT tunnel failed", "over proxy")
 _CURL_ADVICE = " See https://curl.se/libcurl/c/libcurl-errors.html first for more details."
+_TOOK = re.compile(r" after \d+ (ms|milliseconds)\b")
 _USER_IN_URL = re.compile(r"://[^/@\s]+@")
 
 
@@ -104,6 +105,8 @@ class Failures:
             return self.error(Timeout, f"an answer within {self.timeout_s:g} s", "none")
         # A proxy's URL may hold a password.
         said = _USER_IN_URL.sub("://", str(error)).removesuffix(_CURL_ADVICE)
+        # Reasons are content, and the same run must say the same.
+        said = _TOOK.sub("", said)
         if isinstance(error, curl.CertificateVerifyError) or "trust anchors" in said:
             return self.error(
                 ConfigError,
