@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ import typer
 from marketlake.settings import PROJECT_ROOT
 
 from tests.acceptance import (
+    bootstrap,
     consensus_faults,
     consensus_vendors,
     crashes,
@@ -163,19 +165,32 @@ def measure_integrity(
     )
 
 
+@app.command("bootstrap")
+def measure_bootstrap(
+    symbols: Annotated[int, typer.Option(min=1)] = 500, home: Home = None, save: Save = True
+) -> None:
+    """Ten years of 500 generated symbols from three sources, through the platform."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        installation(home, market=bootstrap.market(Path(folder), symbols)) as one,
+    ):
+        _hold("bootstrap", bootstrap, lambda: bootstrap.measure(one), save)
+
+
 @app.command("accept")
 def accept(
     minutes: Annotated[float, typer.Option(min=1, help="Length of the soak.")] = 60,
     every: Annotated[str, typer.Option(help="Time from run to run of the soak.")] = "5m",
     save: Save = True,
 ) -> None:
-    """The corpora where their data lie, the kill matrix (about 40 minutes), then the soak."""
+    """The corpora where their data lie, a large history, the kill matrix, then the soak."""
     if RECORDINGS.is_dir():
         measure_consensus_on_faults(save=save)
         measure_consensus_of_vendors(save=save)
         measure_integrity(save=save)
     else:
         typer.echo(f"no real reference data in {RECORDINGS}: the corpora are left out")
+    measure_bootstrap(save=save)
     kill(save=save)
     measure_soak(minutes=minutes, every=every, save=save)
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,19 +18,29 @@ from tests.integration.conftest import Installation
 
 
 @contextmanager
-def installation(home: Path | None, *, first_session: str | None) -> Iterator[Installation]:
-    """Yield a platform in ``home``, which is kept, or in a scratch folder; it is stopped after."""
+def installation(
+    home: Path | None,
+    *,
+    first_session: str | None = None,
+    market: Mapping[str, str] | None = None,
+) -> Iterator[Installation]:
+    """Yield a platform in ``home``, which is kept, or in a scratch folder; it is stopped after.
+
+    ``market`` has settings of another market than the packaged one.
+    """
     # What a shell exports must not change a figure.
     for name in [name for name in os.environ if name.startswith(("MARKETLAKE_", "AIRFLOW_"))]:
         del os.environ[name]
     os.environ["MARKETLAKE_ENV_FILE"] = os.devnull
-    market = (("MARKETLAKE_MARKET__FIRST_SESSION", first_session),) if first_session else ()
-    os.environ.update(market)
+    chosen = dict(market or {})
+    if first_session:
+        chosen["MARKETLAKE_MARKET__FIRST_SESSION"] = first_session
+    os.environ.update(chosen)
     scratch = None
     if home is None:
         scratch = Path(tempfile.mkdtemp(prefix="marketlake-acceptance-"))
         scratch.chmod(0o711)  # where Postgres runs as another user
-    one = Installation((home or scratch or Path()).resolve() / "platform", market)
+    one = Installation((home or scratch or Path()).resolve() / "platform", tuple(chosen.items()))
     try:
         yield one
     finally:
