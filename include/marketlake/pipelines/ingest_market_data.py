@@ -44,7 +44,7 @@ def fetch(
 ) -> list[ArtifactRef]:
     """Ask one source for the session and stage what it said; a source that fails is dropped."""
     talk = source_answers.ask(ctx, source, symbols, session, session)
-    return source_answers.stage(ctx, talk, {Partition.of_session(session): [session]})
+    return source_answers.stage(ctx, talk, {Partition.of_session(session): [session]}, part=source)
 
 
 def publish(

@@ -26,6 +26,7 @@ from marketlake.pipelines.gating import refuse_bad
 from marketlake.types import ArtifactRef, Partition
 
 logger = logging.getLogger(__name__)
+_SYMBOLS_AT_ONCE = 100
 
 
 def plan_years(ctx: RunContext, through: date) -> list[int]:
@@ -58,16 +59,22 @@ def _sessions_of(ctx: RunContext, year: int, through: date) -> list[date]:
 
 
 def fetch(ctx: RunContext, through: date, *, source: str) -> list[ArtifactRef]:
-    """Ask one source for the whole history at once, and stage a part for each year.
+    """Ask one source for the whole history at once, and stage it by year.
 
-    One call a symbol then serves every year; some vendors always send everything they have.
+    One call a symbol then serves every year; some vendors always send everything they have. So many
+    symbols at a time keep what is held in memory small.
     """
     years = {year: _sessions_of(ctx, year, through) for year in plan_years(ctx, through)}
     sessions = [session for own in years.values() for session in own]
     symbols = universe.symbols_over(ctx.settings.market, sessions)
-    talk = source_answers.ask(ctx, source, symbols, sessions[0], sessions[-1])
     spans = {Partition.of_year(year): own for year, own in years.items()}
-    return source_answers.stage(ctx, talk, spans)
+    staged = []
+    for start in range(0, len(symbols), _SYMBOLS_AT_ONCE):
+        some = symbols[start : start + _SYMBOLS_AT_ONCE]
+        talk = source_answers.ask(ctx, source, some, sessions[0], sessions[-1])
+        staged += source_answers.stage(ctx, talk, spans, part=f"{source}-{start:05d}")
+        logger.info("%s: %d of %d symbols", source, start + len(some), len(symbols))
+    return staged
 
 
 def publish_years(

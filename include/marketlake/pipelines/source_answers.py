@@ -96,7 +96,7 @@ def ask(ctx: RunContext, name: str, symbols: Sequence[str], first: date, last: d
             if turn.refusal or not wanted:
                 break
     answered = any(history.bars.height for history in talk.histories.values())
-    if alone and not answered:
+    if alone and talk.outcomes and not answered:
         raise EmptyAnswer(
             expected=f"a bar for at least one of {', '.join(symbols)}",
             was="; ".join(
@@ -224,9 +224,9 @@ def vendor_as_of(ctx: RunContext, last: date) -> date:
 
 
 def stage(
-    ctx: RunContext, talk: Talk, spans: Mapping[Partition, Sequence[date]]
+    ctx: RunContext, talk: Talk, spans: Mapping[Partition, Sequence[date]], *, part: str
 ) -> list[ArtifactRef]:
-    """Stage what a source said, a part for each partition of the span it was asked for.
+    """Stage what a source said, one ``part`` of each partition of the span it was asked for.
 
     The answers themselves belong to the last partition: one may be about all of them.
     """
@@ -235,7 +235,7 @@ def stage(
     *_, newest = spans
     for partition, sessions in spans.items():
         refs += [
-            ctx.stage(declared, partition, talk.source.name, frame)
+            ctx.stage(declared, partition, part, frame)
             for declared, frame in frames.of_sessions(sessions, is_newest=partition == newest)
         ]
     return refs
