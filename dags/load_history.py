@@ -57,7 +57,8 @@ def load_history() -> None:
 
         return run_step(load_history.publish_years, as_of=through(), staged=staged)
 
-    @task(map_index_template="{{ task.op_kwargs['year'] }}")
+    # A year of hundreds of symbols takes most of a gigabyte.
+    @task(max_active_tis_per_dag=2, map_index_template="{{ task.op_kwargs['year'] }}")
     def validate_year(year: int) -> Json:
         from marketlake.pipelines import load_history
 

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from marketlake.contracts.catalog import OUT_DOCS_DBT, OUT_DOCS_QUALITY, OUT_REPORTS_DAILY
+from marketlake.contracts.catalog import (
+    OUT_DOCS_DBT,
+    OUT_DOCS_QUALITY,
+    OUT_REPORTS_DAILY,
+    OUT_REPORTS_INTEGRITY,
+)
 from marketlake.services.platform.stack import Platform
 from marketlake.storage.lake import Lake
 
@@ -15,6 +20,7 @@ pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
 PLACES = {
     "/marketlake/docs/dbt/": OUT_DOCS_DBT,
     "/marketlake/docs/quality/": OUT_DOCS_QUALITY,
+    "/marketlake/integrity/": OUT_REPORTS_INTEGRITY,
     "/marketlake/reports/": OUT_REPORTS_DAILY,
 }
 
@@ -35,9 +41,9 @@ def log_in(browser: httpx.Client, platform: Platform) -> None:
 
 
 def test_the_pages_ask_for_the_uis_own_login(platform: Platform, browser: httpx.Client) -> None:
-    assert [browser.get(place).status_code for place in PLACES] == [401, 401, 401]
+    assert [browser.get(place).status_code for place in PLACES] == [401] * len(PLACES)
     browser.cookies.set("_token", "made.up.token")
-    assert [browser.get(place).status_code for place in PLACES] == [403, 403, 403]
+    assert [browser.get(place).status_code for place in PLACES] == [403] * len(PLACES)
 
 
 def test_a_person_who_is_logged_in_reaches_the_lake(
