@@ -17,8 +17,7 @@ from marketlake.errors import GateFailed, MissingPartition
 from marketlake.pipelines import (
     build_features,
     build_warehouse,
-    ingest_market_data,
-    validate_market_data,
+    daily_line,
 )
 from marketlake.pipelines.context import RunContext, as_polars, open_context
 from marketlake.readmodels.staleness import refused_sessions, stale_artifacts
@@ -41,17 +40,15 @@ class Market:
         self._vendor = vendor
         self._namespace = {session: f"refused-{uuid.uuid4().hex}" for session in EVERY}
 
+    def settings_of(self, session: date) -> Settings:
+        clock = {"namespace": self._namespace[session], "at": session.isoformat()}
+        self._vendor.control("PUT", "/__ctl/clock", clock)
+        egress = self._vendor.egress(self._namespace[session])
+        return self.settings.model_copy(update={"egress": egress})
+
     def context(self, session: date) -> RunContext:
-        self._vendor.control(
-            "PUT",
-            "/__ctl/clock",
-            {"namespace": self._namespace[session], "at": session.isoformat()},
-        )
-        settings = self.settings.model_copy(
-            update={"egress": self._vendor.egress(self._namespace[session])}
-        )
         run = RunIdentity("refused", uuid.uuid4().hex, "step")
-        with open_context(settings, run) as ctx:
+        with open_context(self.settings_of(session), run) as ctx:
             return ctx
 
     def spoil(self, session: date) -> None:
@@ -63,14 +60,9 @@ class Market:
         self._vendor.control("POST", "/__ctl/reset", {"namespace": self._namespace[session]})
 
     def validate(self, session: date) -> None:
-        ctx = self.context(session)
-        staged = [
-            ingest_market_data.fetch(ctx, session, symbols=symbols, batch=batch)
-            for batch, symbols in enumerate(ingest_market_data.plan(ctx, session))
-        ]
-        ingest_market_data.publish(ctx, session, staged=staged)
-        accepted = validate_market_data.gate(ctx, session)
-        validate_market_data.publish(ctx, session, staged=accepted)
+        settings, run_id = self.settings_of(session), uuid.uuid4().hex
+        daily_line.ingest_session(settings, session, run_id=run_id)
+        daily_line.validate_session(settings, session, run_id=run_id)
 
     def features(self, session: date) -> ArtifactRef:
         ctx = self.context(session)
@@ -98,15 +90,15 @@ def market(
 @pytest.fixture(scope="module")
 def refused(market: Market) -> Market:
     """Return the market after its second session was refused and the later two have run."""
-    for session in (BEFORE, AFTER, LATER):
-        market.validate(session)
+    market.validate(BEFORE)
     market.features(BEFORE)
     with pytest.raises(MissingPartition, match=str(REFUSED)):
-        market.features(AFTER)
+        market.validate(AFTER)
     market.spoil(REFUSED)
     with pytest.raises(GateFailed, match="closed without bars"):
         market.validate(REFUSED)
     for session in (AFTER, LATER):
+        market.validate(session)
         market.features(session)
     return market
 
@@ -120,7 +112,7 @@ def test_a_refused_session_is_closed_without_bars_under_its_gates_report(refused
     assert document["verdict"] == "failed"  # type: ignore[call-overload]
     assert refused_sessions(lake, EVERY) == [REFUSED]
     ledger = LedgerClient(refused.settings.ledger)
-    entries = ledger.entries(kind="decision", dag_id="refused", limit=1000)
+    entries = ledger.entries(kind="decision", dag_id="validate_market_data", limit=1000)
     assert f"session={REFUSED}" in {
         entry.payload["partition"] for entry in entries if entry.payload["name"] == "session_closed"
     }
@@ -171,8 +163,12 @@ def test_good_bars_open_it_again_and_make_exactly_its_dependents_stale(refused: 
     refused.validate(REFUSED)
     assert refused_sessions(lake, EVERY) == []
     stale = {(item.session, item.contract) for item in stale_artifacts(lake, EVERY)}
-    assert stale == {(day, CORE_FEATURES_DAILY.name) for day in (AFTER, LATER)}
-    for session in (REFUSED, AFTER, LATER):
+    assert {session for session, _ in stale} == {AFTER, LATER}
+    made_from_it = {CORE_MARKET_DAILY_BAR.name, CORE_FEATURES_DAILY.name}
+    assert made_from_it <= {contract for _, contract in stale}
+    refused.features(REFUSED)
+    for session in (AFTER, LATER):
+        refused.validate(session)
         refused.features(session)
     assert stale_artifacts(lake, EVERY) == []
     assert refused.features_of(AFTER)["return_1d"].null_count() == 0

@@ -19,8 +19,6 @@ from marketlake.pipelines import (
     archive_lake,
     build_warehouse,
     daily_line,
-    ingest_market_data,
-    validate_market_data,
 )
 from marketlake.pipelines.context import RunContext, open_context
 from marketlake.readmodels.staleness import stale_artifacts, unreported_sessions
@@ -47,19 +45,14 @@ def step(settings: Settings, name: str, run_id: str) -> RunContext:
         return ctx
 
 
-def validated(settings: Settings, session: date) -> None:
-    ctx = step(settings, "validated", str(session))
-    staged = [
-        ingest_market_data.fetch(ctx, session, symbols=symbols, batch=batch)
-        for batch, symbols in enumerate(ingest_market_data.plan(ctx, session))
-    ]
-    ingest_market_data.publish(ctx, session, staged=staged)
-    accepted = validate_market_data.gate(ctx, session)
-    validate_market_data.publish(ctx, session, staged=accepted)
-
-
-def test_a_mart_waits_for_the_sessions_it_looks_back_on(own: Settings) -> None:
-    validated(own, SECOND)
+def test_a_gate_waits_for_the_sources_of_earlier_sessions_and_a_mart_for_their_bars(
+    own: Settings,
+) -> None:
+    daily_line.ingest_session(own, SECOND, run_id="second")
+    with pytest.raises(MissingPartition, match=str(FIRST)):
+        daily_line.validate_session(own, SECOND, run_id="too early")
+    daily_line.ingest_session(own, FIRST, run_id="first")
+    daily_line.validate_session(own, SECOND, run_id="second")
     with pytest.raises(MissingPartition, match=str(FIRST)):
         build_warehouse.load(step(own, "load", "too early"), SECOND)
 

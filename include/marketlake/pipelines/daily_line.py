@@ -44,24 +44,38 @@ class _Line:
             return function(ctx, self._session, **inputs)
 
 
-def run_session(settings: Settings, session: date, *, run_id: str) -> list[ArtifactRef]:
-    """Run every daily step for one session and return what was published."""
-
-    def line(dag_id: str) -> _Line:
-        return _Line(settings, dag_id, session, run_id)
-
-    ingest = line("ingest_market_data")
+def ingest_session(settings: Settings, session: date, *, run_id: str) -> list[ArtifactRef]:
+    """Ask every source for a session and publish what they said."""
+    ingest = _Line(settings, "ingest_market_data", session, run_id)
     symbols = ingest.step(ingest_market_data.plan)
     staged = [
         ingest.step(ingest_market_data.fetch, source=name, symbols=symbols)
         for name in settings.market.sources
     ]
     published: list[ArtifactRef] = ingest.step(ingest_market_data.publish, staged=staged)
-    validate = line("validate_market_data")
+    return published
+
+
+def validate_session(settings: Settings, session: date, *, run_id: str) -> list[ArtifactRef]:
+    """Judge what the sources said of a session and publish what passes."""
+    validate = _Line(settings, "validate_market_data", session, run_id)
     accepted = validate.step(validate_market_data.gate)
-    published += validate.step(validate_market_data.compare_sources, staged=accepted)
+    published: list[ArtifactRef] = validate.step(
+        validate_market_data.compare_sources, staged=accepted
+    )
     published += validate.step(validate_market_data.report_integrity, staged=accepted)
     published += validate.step(validate_market_data.publish, staged=accepted)
+    return published
+
+
+def run_session(settings: Settings, session: date, *, run_id: str) -> list[ArtifactRef]:
+    """Run every daily step for one session and return what was published."""
+
+    def line(dag_id: str) -> _Line:
+        return _Line(settings, dag_id, session, run_id)
+
+    published = ingest_session(settings, session, run_id=run_id)
+    published += validate_session(settings, session, run_id=run_id)
     warehouse = line("build_warehouse")
     loaded = warehouse.step(build_warehouse.load)
     published += warehouse.step(build_warehouse.publish, loaded=loaded)
