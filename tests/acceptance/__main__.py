@@ -20,6 +20,7 @@ from tests.acceptance import (
     bootstrap,
     consensus_faults,
     consensus_vendors,
+    consensus_wire,
     crashes,
     figures,
     gate_speed,
@@ -149,6 +150,19 @@ def measure_consensus_on_faults(
     )
 
 
+@app.command("consensus-faults-wire")
+def measure_consensus_on_faults_by_wire(
+    data: Recordings = RECORDINGS, cells: int = consensus_faults.CELLS, save: Save = True
+) -> None:
+    """The same history and faults through the vendor sandbox and three real clients (minutes)."""
+    _hold(
+        "consensus-faults-wire",
+        consensus_wire,
+        lambda: consensus_wire.measure(data, cells=cells),
+        save,
+    )
+
+
 @app.command("consensus-vendors")
 def measure_consensus_of_vendors(data: Recordings = RECORDINGS, save: Save = True) -> None:
     """Four real vendors that disagree: episodes, their classes, the known conflicts (seconds)."""
@@ -186,6 +200,7 @@ def accept(
     """The corpora where their data lie, a large history, the kill matrix, then the soak."""
     if RECORDINGS.is_dir():
         measure_consensus_on_faults(save=save)
+        measure_consensus_on_faults_by_wire(save=save)
         measure_consensus_of_vendors(save=save)
         measure_integrity(save=save)
     else:

@@ -21,6 +21,7 @@ import polars as pl
 from marketlake.calendars import Calendar
 from marketlake.domain.integrity import (
     ACTION_SCHEMA,
+    Basis,
     Limits,
     Reference,
     alarms,
@@ -69,9 +70,9 @@ def half(bars: pl.DataFrame, which: str) -> pl.DataFrame:
     return bars.filter(pl.col("symbol").is_in(names[0 if which == "tune" else 1 :: 2]))
 
 
-def reference(actions: pl.DataFrame | None = None) -> Reference:
+def reference(actions: pl.DataFrame | None = None, *, basis: Basis = "split_adjusted") -> Reference:
     """Return New York's calendar with the actions that make a fault one."""
-    base = Reference(calendar=Calendar.of("XNYS"))
+    base = Reference(calendar=Calendar.of("XNYS"), basis=basis)
     return base if actions is None else replace(base, actions=actions)
 
 
@@ -80,10 +81,10 @@ def one_source(bars: pl.DataFrame) -> pl.DataFrame:
     return bars.with_columns(source=pl.lit("yahoo"))
 
 
-def scored(injected: Injected) -> dict[str, Any]:
+def scored(injected: Injected, *, basis: Basis = "split_adjusted") -> dict[str, Any]:
     """Return how one fault class was found: a row a cell, and what else alarmed."""
     bars = one_source(injected.frame)
-    found = alarms(detect(bars, reference(injected.actions)))
+    found = alarms(detect(bars, reference(injected.actions, basis=basis)))
     fault = injected.cells["fault"][0]
     order = {rule: number for number, rule in enumerate([*NAMED[fault], *_RULES])}
     sessions = bars["session"].unique().sort().to_list()
@@ -366,10 +367,10 @@ def missed(found: dict[str, Any]) -> list[str]:
     return wrong
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the figures as tables."""
+def show_alone(title: str, scores: dict[str, dict[str, Any]]) -> None:
+    """Print how each fault was found in one source, a row a fault."""
     figures.table(
-        "Faults at seeded cells, one source",
+        title,
         ("fault", "cells", "found", "named", "precision", "small", "named", "what was said"),
         [
             (
@@ -382,9 +383,14 @@ def show(found: dict[str, Any]) -> None:
                 one["small"]["recall"] or 0.0,
                 ", ".join(f"{rule} {n}" for rule, n in sorted(one["confusion"].items())),
             )
-            for fault, one in found["injected"].items()
+            for fault, one in scores.items()
         ],
     )
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the figures as tables."""
+    show_alone("Faults at seeded cells, one source", found["injected"])
     for fault, one in found["injected"].items():
         if "repair" in one:
             figures.say(f"repair of {fault}: {one['repair']}")

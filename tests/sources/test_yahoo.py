@@ -346,6 +346,16 @@ def test_an_unknown_symbol_is_told_from_an_empty_span(
         fetch("JPM", LAST, LAST, egress=egress)
 
 
+def test_a_volume_that_yahoo_does_not_give_is_not_read_as_none_traded(
+    vendors: RunningSandbox, namespace: str, fetch: Fetch
+) -> None:
+    args = {"sessions": [LAST.isoformat()], "fields": ["volume_shares"]}
+    egress = inject(vendors, namespace, "null_row", args=args)
+    row = fetch("JPM", LAST, LAST, egress=egress).bars.row(0, named=True)
+    assert row["volume_shares"] is None
+    assert row["close_usd"] > 0.0
+
+
 def test_rows_without_values_and_outliers_arrive_for_the_gate_to_judge(
     vendors: RunningSandbox, namespace: str, fetch: Fetch
 ) -> None:

@@ -138,7 +138,7 @@ def fetch_history(
             bars=bar_frame(
                 symbol,
                 [stamp.date() for stamp in frame.index],
-                _values(frame),
+                _values(frame, work.read(_days_without_volume, chart)),
                 first,
                 last,
                 calendar=calendar,
@@ -359,14 +359,26 @@ def _actions_of(chart: dict[str, Any]) -> list[Action]:
     return [*dividends, *splits]
 
 
-def _values(frame: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:
+def _days_without_volume(chart: dict[str, Any]) -> set[date]:
+    """Return the days whose volume a chart gives as null."""
+    volumes = chart["indicators"]["quote"][0].get("volume", ())
+    return {
+        _exchange_day(stamp, chart)
+        for stamp, volume in zip(chart.get("timestamp", ()), volumes, strict=False)
+        if volume is None
+    }
+
+
+def _values(frame: pd.DataFrame, without_volume: set[date]) -> dict[str, npt.NDArray[np.float64]]:
     """Return yfinance's columns; an answer without bars has none."""
     if frame.empty:
         return {}
     values = {name: frame[column].to_numpy(dtype=np.float64) for name, column in _COLUMNS.items()}
     priced = ~np.isnan(np.stack([values[name] for name in _PRICES])).all(axis=0)
     # yfinance writes a missing volume as 0.
-    values["volume_shares"] = np.where(priced, values["volume_shares"], np.nan)
+    told = np.asarray([stamp.date() not in without_volume for stamp in frame.index])
+    volumes = values["volume_shares"]
+    values["volume_shares"] = np.where(priced & (told | (volumes != 0.0)), volumes, np.nan)
     return values
 
 

@@ -89,8 +89,10 @@ def running_sandbox(settings: Settings) -> Iterator[RunningSandbox]:
                 "proxy_port": sandbox.proxy_port,
             }
         )
-        yield RunningSandbox.of(settings.model_copy(update={"sandbox": bound}))
-        asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result(_CALL_TIMEOUT_S)
+        try:
+            yield RunningSandbox.of(settings.model_copy(update={"sandbox": bound}))
+        finally:
+            asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result(_CALL_TIMEOUT_S)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_CALL_TIMEOUT_S)

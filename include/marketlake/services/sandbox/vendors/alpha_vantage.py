@@ -154,7 +154,7 @@ def _daily_adjusted(view: View) -> Iterator[str]:
         yield (
             f'{row},"5. adjusted close":"{close}","6. volume":"{volume}",'
             f'"7. dividend amount":"{paid.get(day, 0.0):.4f}",'
-            f'"8. split coefficient":"{split.get(day, 1.0):.1f}"'
+            f'"8. split coefficient":"{_coefficient(split.get(day, 1.0))}"'
         )
 
 
@@ -169,3 +169,8 @@ _ROWS = {
     "TIME_SERIES_DAILY_ADJUSTED": _daily_adjusted,
     "FX_DAILY": _prices,
 }
+
+
+def _coefficient(ratio: float) -> str:
+    """Return a split as Alpha Vantage writes it: 4.0, or 0.125."""
+    return str(round(ratio, 6))
