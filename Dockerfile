@@ -17,7 +17,7 @@ RUN apt-get update \
 # A named volume takes over the owner of the folder it is mounted on.
 RUN useradd --uid 10001 --create-home marketlake \
     && install --directory --owner marketlake --group marketlake \
-      /var/lib/marketlake /var/lib/marketlake/sandbox \
+      /var/lib/marketlake /var/lib/marketlake/ledger /var/lib/marketlake/sandbox \
       /var/lib/marketlake/logs /var/lib/marketlake/logs/tasks
 COPY --from=build /opt/marketlake /opt/marketlake
 ENV PATH=/opt/marketlake/.venv/bin:$PATH MARKETLAKE_HOME=/var/lib/marketlake

@@ -1,9 +1,11 @@
-"""Compact the lake's sessions into years, archive old raw answers, verify the whole ledger.
+"""Compact the lake's sessions into years, archive old raw answers, verify the ledger, back up.
 
 Compaction rewrites no session: a year object holds the same rows, sorted for long reads. Raw
 answers older than `MARKETLAKE_LAKE__ARCHIVE_RAW_AFTER_DAYS` are copied below `archive/`, unless
-the store moves them to cold storage itself. The verification recomputes every leaf hash and the
-root.
+the store moves them to cold storage itself. Snapshots of months that are
+`MARKETLAKE_SNAPSHOTS__ARCHIVE_AFTER_DAYS` over become one compressed object a month; `marketlake
+snapshots restore` puts them back. The verification recomputes every leaf hash and the
+root. The backup copies what is new of ledger and lake to the bucket of `MARKETLAKE_BACKUP__*`.
 
 **Triage**
 
@@ -11,9 +13,13 @@ root.
   message names it: `marketlake backfill --missing`.
 - `archive_raw` failed with BadPayload: the copy has other bytes than the original, which stays.
   Look at the store's disk, then clear the task.
+- `archive_snapshots` failed with BadPayload: a snapshot is not what the ledger says of it, or the
+  archive was not written whole. Nothing was removed; keep everything as it is.
 - `verify_ledger` failed: an entry was changed after the fact, or the store is damaged. Do not clear
   it. Keep the disk as it is, run `marketlake audit verify`, and compare with the checkpoints in the
   `worm` bucket.
+- `back_up` failed with BadPayload: an object of the lake has other bytes than its manifest says. Do
+  not clear it before you know why; earlier backups have the right bytes.
 """
 
 from airflow.sdk import dag, task
@@ -50,12 +56,24 @@ def archive_lake() -> None:
         return run_step(archive_lake.archive_raw, as_of=date_param("through"))
 
     @task
+    def archive_snapshots() -> Json:
+        from marketlake.pipelines import archive_lake
+
+        return run_step(archive_lake.archive_snapshots, as_of=date_param("through"))
+
+    @task
     def verify_ledger() -> Json:
         from marketlake.pipelines import archive_lake
 
         return run_step(archive_lake.verify_ledger, as_of=date_param("through"))
 
-    compact() >> archive_raw() >> verify_ledger()
+    @task
+    def back_up() -> Json:
+        from marketlake.pipelines import archive_lake
+
+        return run_step(archive_lake.back_up, as_of=date_param("through"))
+
+    compact() >> archive_raw() >> archive_snapshots() >> verify_ledger() >> back_up()
 
 
 archive_lake()

@@ -34,7 +34,7 @@ def check_deadlines() -> None:
     def require_report() -> Json:
         from marketlake.pipelines import check_deadlines
 
-        return held_to_deadline() and run_step(check_deadlines.require_report)
+        return run_step(check_deadlines.require_report, held=held_to_deadline())
 
     require_report()
 

@@ -97,6 +97,10 @@ class LookaheadError(Terminal):
     """A computation asked for something that was not known at its session."""
 
 
+class Shredded(Terminal):
+    """A document whose key was deleted on purpose; its text is gone for good."""
+
+
 class DeadlineMissed(Terminal):
     """A session's report was not there when it should have been."""
 

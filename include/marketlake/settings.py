@@ -66,12 +66,12 @@ class LakeSettings(_Section):
 
     The bucket keeps a replaced version ``superseded_days`` long: ledger and manifests name
     versions, and somebody may ask years later why a thing was traded. The default is seven years,
-    the longest that US (six) and EU (five, seven on request) record keeping asks of a broker. What
-    tasks hand to each other is gone after ``unfinished_days``: later, clear a whole run. Raw
-    answers of sessions older than ``archive_raw_after_days`` (0: never) go to
-    ``archive_storage_class`` where the store can move them; elsewhere ``archive_lake`` copies them
-    below ``archive/``. Reads need no waiting for ``GLACIER_IR``; for ``GLACIER`` an old answer must
-    be restored first.
+    the longest that US (six) and EU (five, seven on request) record keeping asks of a broker. The
+    ledger's checkpoints in the write-once bucket stay ``locked_days``. What tasks hand to each
+    other is gone after ``unfinished_days``: later, clear a whole run. Raw answers of sessions older
+    than ``archive_raw_after_days`` (0: never) go to ``archive_storage_class`` where the store can
+    move them; elsewhere ``archive_lake`` copies them below ``archive/``. Reads need no waiting for
+    ``GLACIER_IR``; for ``GLACIER`` an old answer must be restored first.
     """
 
     endpoint_url: str = Field(default="http://127.0.0.1:19330", pattern=_HTTP_URL)
@@ -84,7 +84,35 @@ class LakeSettings(_Section):
     unfinished_days: int = Field(default=7, ge=1)
     superseded_days: int = Field(default=2557, ge=1)
     archive_raw_after_days: int = Field(default=365, ge=0)
+    locked_days: int = Field(default=2557, ge=1)
     archive_storage_class: str = "GLACIER_IR"
+
+
+class BackupSettings(_Section):
+    """Where `marketlake backup` copies ledger and lake. What is not set is the lake's own: the
+    default is a bucket beside the lake, which is no protection against losing that store. Give
+    another ``endpoint_url`` with its keys, elsewhere.
+    """
+
+    bucket: str = Field(default="backup", pattern=_BUCKET)
+    endpoint_url: str | None = Field(default=None, pattern=_HTTP_URL)
+    region: str | None = None
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+
+    def store_of(self, lake: LakeSettings) -> LakeSettings:
+        """Return how the backup's store is reached."""
+        own = {"endpoint_url", "region", "access_key", "secret_key"}
+        return lake.model_copy(update=self.model_dump(include=own, exclude_none=True))
+
+
+class DocumentSettings(_Section):
+    """Texts about persons, each sealed with a key of its own. ``master_key_file`` (default:
+    ``documents/master.key`` of the state folder, made at first use) wraps those keys: without it no
+    document can be opened, so keep a copy where neither database nor lake are.
+    """
+
+    master_key_file: Path | None = None
 
 
 class PostgresSettings(_Section):
@@ -117,13 +145,27 @@ class PostgresSettings(_Section):
 
 
 class LedgerSettings(_Section):
-    """Where the one appender is. It listens on ``host``, or on ``bind_host`` where that is set."""
+    """Where the one appender is, and how its word can be checked.
+
+    It listens on ``host``, or on ``bind_host`` where that is set. It signs every checkpoint as
+    ``origin`` with the Ed25519 key of ``signing_key_file`` (PEM; default:
+    ``ledger/signing_key.pem`` of the state folder), and publishes the newest within a second to
+    ``checkpoint_file`` (default: ``ledger/checkpoints.txt`` there) and to the object-locked bucket.
+    Where one of them takes none for ``unpublished_limit_s``, the appender takes no more entries.
+    ``public_key`` is what verifications hold signatures against: keep a copy of it where nobody who
+    runs the platform can write.
+    """
 
     host: str = "127.0.0.1"
     bind_host: str | None = None
     port: int = 19450
     token: SecretStr = SecretStr("")
     timeout_s: float = Field(default=20.0, gt=0)
+    origin: str = Field(default="marketlake", pattern=r"^[^\s+]+$")
+    signing_key_file: Path | None = None
+    public_key: str | None = Field(default=None, pattern=r"^[^\s+]+\+[0-9a-f]{8}\+\S+$")
+    checkpoint_file: Path | None = None
+    unpublished_limit_s: float = Field(default=60.0, gt=0)
 
 
 class LineageSettings(_Section):
@@ -323,6 +365,14 @@ class DeadlineSettings(_Section):
     minutes: int = Field(default=60, ge=0)
 
 
+class SnapshotSettings(_Section):
+    """Snapshots of a month whose last day is more than ``archive_after_days`` days ago (0: never)
+    are compressed into one object by ``archive_lake``.
+    """
+
+    archive_after_days: int = Field(default=90, ge=0)
+
+
 class Settings(BaseSettings):
     """Everything that can be set. See ``.env.example`` for the common ones."""
 
@@ -339,6 +389,8 @@ class Settings(BaseSettings):
     code_version: str | None = None
     market: MarketSettings = MarketSettings()
     lake: LakeSettings = LakeSettings()
+    backup: BackupSettings = BackupSettings()
+    documents: DocumentSettings = DocumentSettings()
     postgres: PostgresSettings = PostgresSettings()
     ledger: LedgerSettings = LedgerSettings()
     lineage: LineageSettings = LineageSettings()
@@ -356,6 +408,7 @@ class Settings(BaseSettings):
     airflow: AirflowSettings = AirflowSettings()
     notify: NotifySettings = NotifySettings()
     deadlines: DeadlineSettings = DeadlineSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -395,6 +448,21 @@ class Settings(BaseSettings):
     def runtime_env(self) -> Path:
         """Return the file in which a running platform keeps its ports and generated secrets."""
         return self.home / "runtime.env"
+
+    @property
+    def signing_key_file(self) -> Path:
+        """Return where the appender's private key is; nobody else reads it."""
+        return self.ledger.signing_key_file or self.home / "ledger" / "signing_key.pem"
+
+    @property
+    def master_key_file(self) -> Path:
+        """Return where the key is that wraps the documents' keys."""
+        return self.documents.master_key_file or self.home / "documents" / "master.key"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Return the file to which signed checkpoints are appended."""
+        return self.ledger.checkpoint_file or self.home / "ledger" / "checkpoints.txt"
 
 
 def load_settings(home: Path | None = None) -> Settings:

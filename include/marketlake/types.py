@@ -78,6 +78,11 @@ class ArtifactRef:
     rows: int
     version_id: str
 
+    @property
+    def versioned_name(self) -> str:
+        """Return how the ledger names this content: ``contract/partition@sha256``."""
+        return f"{self.contract}/{self.partition}@{self.sha256}"
+
     def as_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping (what goes into XCom)."""
         return asdict(self)

@@ -201,6 +201,18 @@ def test_what_components_hand_each_other_in_files_is_on_a_shared_volume(
     assert len({mounts(name)[logs] for name in ("worker", "scheduler", "api-server")}) == 1
 
 
+def test_only_the_ledgers_own_volume_has_its_key_and_it_outlives_the_container(
+    services: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(services["ledger"], monkeypatch)
+    (volume,) = services["ledger"]["volumes"]
+    folder = Path(volume["target"])
+    assert volume["source"] in RAW["volumes"]
+    assert settings.signing_key_file.parent == settings.checkpoint_file.parent == folder
+    users = [name for name in services if volume["source"] in str(services[name].get("volumes"))]
+    assert users == ["ledger"]
+
+
 def test_the_number_of_workers_is_one_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import sysconfig
 from datetime import date
 from pathlib import Path
 
+import pytest
 from marketlake.clock import utc_now
 from marketlake.contracts.catalog import OUT_REPORTS_DAILY
 from marketlake.settings import Settings
@@ -53,6 +54,7 @@ def test_status_of_a_platform_that_never_ran_says_down_and_makes_nothing(tmp_pat
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_status_names_due_sessions_without_a_report_and_the_command_that_runs_them(
     storage_settings: Settings, lake: Lake
 ) -> None:

@@ -83,19 +83,23 @@ def refs(lake: Lake, ledger: LedgerClient) -> dict[str, ArtifactRef]:
         (catalog.OUT_REPORTS_DAILY, report),
     ):
         is_table = contract.form == "parquet"
+        parents = list(made.values())
         made[contract.name] = lake.write(
             contract,
             Partition.of_session(SESSION),
             pa.Table.from_pylist([content], schema=schema(contract)) if is_table else content,
             sessions=[SESSION],
-            parents=list(made.values()),
+            parents=parents,
             run=run,
             code_version="test",
             recorded_at=AT,
             export=None if is_table else b"<!doctype html>",
         )
         if is_table:
-            writer.record("published", **made[contract.name].as_json())
+            named = [parent.versioned_name for parent in parents]
+            writer.record("published", **made[contract.name].as_json(), parents=named)
+    writer.record("decision", name="signal", session="2022-12-23",
+                  signals=[{"symbol": "KO", "side": "long"}])  # fmt: skip
     return made
 
 
@@ -202,6 +206,73 @@ def test_trace_reaches_the_vendors_bytes(cli: Cli, refs: dict[str, ArtifactRef])
     assert tree["parents"][0]["vendor_bytes"][0]["intact"] is True
 
 
+@pytest.mark.parametrize("signal", [("2022-12-23/KO",), ("KO",), ("KO", "--session", "2022-12-23")])
+def test_trace_of_a_signal_begins_with_its_row(
+    cli: Cli, refs: dict[str, ArtifactRef], signal: tuple[str, ...]
+) -> None:
+    done = cli("trace", *signal)
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first.rstrip() == "the signal 2022-12-23/KO, model linear"
+    assert "+12.5 bps" in done.stdout
+    assert f"intact {hashlib.sha256(BODY).hexdigest()[:12]}" in "".join(rest)
+
+
+def test_trace_down_says_which_outputs_touched_an_answer(
+    cli: Cli, refs: dict[str, ArtifactRef]
+) -> None:
+    version = f"raw_yahoo__response/2022-12-23@{refs['raw_yahoo__response'].sha256[:8]}"
+    done = cli("trace", version, "--down", "--symbol", "KO")
+    assert done.returncode == 0, done.stderr
+    assert "core_signals__signal session=2022-12-23" in done.stdout
+    tree = _json(cli("trace", version, "--down", "--json", "--reindex"))
+    assert isinstance(tree, dict)
+    assert [child["contract"] for child in tree["children"]] == ["core_signals__signal"]
+
+
+def test_trace_writes_one_page_that_loads_nothing(
+    cli: Cli, refs: dict[str, ArtifactRef], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    page = tmp_path_factory.mktemp("traced") / "lineage.html"
+    assert cli("trace", "2022-12-23/KO", "--html", str(page)).returncode == 0
+    text = page.read_text()
+    for shown in (
+        refs["core_signals__signal"].sha256,
+        hashlib.sha256(BODY).hexdigest(),
+        "every link proven",
+        "rank 1, score +12.5 bps",
+    ):
+        assert shown in text
+    assert "<script" not in text
+    assert 'src="' not in text
+    assert "<link" not in text
+
+
+def test_why_says_what_is_recorded_and_what_is_not(cli: Cli, refs: dict[str, ArtifactRef]) -> None:
+    found = _json(cli("why", "2022-12-23/KO", "--json"))
+    assert isinstance(found, dict)
+    assert found["confidence"]["interval_95"] == [0.50, 0.52]
+    assert found["features"] == "not recorded"
+    assert [row["contract"] for row in found["data"]] == ["raw_yahoo__response"]
+    assert found["proof"]["decision"]["side"] == "long"
+    assert found["proof"]["published"]["ledger_index"] < found["proof"]["decision"]["ledger_index"]
+    told = cli("why", "KO")
+    assert told.returncode == 0
+    assert "not recorded" in told.stdout
+    assert cli("why", "--help").returncode == 0
+
+
+def test_a_signal_that_is_none_is_a_usage_error_and_a_missing_one_a_failure(
+    program: Cli, refs: dict[str, ArtifactRef]
+) -> None:
+    unreadable = program("why", "yesterday/KO")
+    assert unreadable.returncode == 2
+    assert "SESSION/SYMBOL" in unreadable.stderr
+    missing = program("why", "2022-12-23/XOM")
+    assert missing.returncode == 1
+    assert "signals of KO" in missing.stderr
+
+
 def test_trace_of_what_the_ledger_never_saw_exits_1(cli: Cli, refs: dict[str, ArtifactRef]) -> None:
     done = cli("trace", "out_reports__daily")
     assert done.returncode == 1
@@ -269,6 +340,7 @@ def test_an_unknown_artifact_is_a_usage_error_and_a_missing_one_a_failure(
         ("show",),
         ("signals",),
         ("trace",),
+        ("why",),
         ("audit", "verify"),
         ("sql",),
         ("contracts", "render"),

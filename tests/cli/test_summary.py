@@ -66,7 +66,13 @@ SUMMARY: dict[str, Any] = {
             ("KO", "yahoo", "bar missing", []),
         )
     ],
-    "ledger": {"ok": True, "size": 1234, "root_hash": "ab" * 32, "faults": []},
+    "ledger": {
+        "ok": True,
+        "size": 1234,
+        "root_hash": "ab" * 32,
+        "faults": [],
+        "public_key": "marketlake+01234567+AbCd",
+    },
     "keeping": "replaced versions stay at least 2,557 days",
     "ui": {
         "url": "http://127.0.0.1:19080",

@@ -23,12 +23,13 @@ CHAIN = [
     "report_daily",
 ]
 WATCHING = ["check_deadlines"]
+RECORDING = ["export_audit"]
 ON_DEMAND = ["archive_lake", "load_history", "publish_docs", "train_models"]
 SOURCES = MarketSettings().sources
 FETCHING = ["ingest_market_data", "load_history"]
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-every_dag = pytest.mark.parametrize("dag_id", [*CHAIN, *WATCHING, *ON_DEMAND])
+every_dag = pytest.mark.parametrize("dag_id", [*CHAIN, *WATCHING, *RECORDING, *ON_DEMAND])
 
 
 def steps_called(path: Path) -> list[tuple[str, str, set[str]]]:
@@ -61,7 +62,8 @@ def imports_of(path: Path, *, top_level_only: bool) -> set[str]:
 def test_the_dags_are_the_ones_of_the_design_and_every_file_declares_its_own(parsed_files):
     declared = {name: list(parsed["dags"]) for name, parsed in parsed_files.items()}
 
-    assert declared == {f"{dag_id}.py": [dag_id] for dag_id in [*CHAIN, *WATCHING, *ON_DEMAND]}
+    designed = [*CHAIN, *WATCHING, *RECORDING, *ON_DEMAND]
+    assert declared == {f"{dag_id}.py": [dag_id] for dag_id in designed}
 
 
 @every_file
@@ -237,6 +239,19 @@ def test_an_on_demand_dag_takes_dates_emits_nothing_and_runs_alone(dags, dag_id)
         assert schema["description"]
     assert not any(task["outlets"] for task in dag["tasks"].values())
     assert dag["max_active_runs"] == 1
+
+
+@pytest.mark.parametrize("dag_id", RECORDING)
+def test_a_recording_dag_follows_the_report_one_run_at_a_time_in_one_task_and_starts_nothing(
+    dags, dag_id
+):
+    dag = dags[dag_id]
+
+    assert dag["schedule"]["waits_for"] == dags[CHAIN[-1]]["tasks"]["publish"]["outlets"]
+    assert dag["schedule"]["partition_mapper"] == "IdentityMapper"
+    assert dag["max_active_runs"] == 1
+    (task,) = dag["tasks"].values()
+    assert task["outlets"] == []
 
 
 @pytest.mark.parametrize("dag_id", WATCHING)

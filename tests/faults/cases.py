@@ -414,7 +414,7 @@ FAULTS = (
         "Stores",
         "the S3 store's file system is full",
         _full_store,
-        _FETCH,
+        _PLAN,
         errors.SourceUnavailable,
         slow=True,
     ),
@@ -450,7 +450,7 @@ FAULTS = (
         "Keys",
         "wrong S3 secret key",
         _set("lake", secret_key=SecretStr(WRONG)),
-        _FETCH,
+        _PLAN,
         errors.AuthFailed,
     ),
     Fault(
@@ -458,7 +458,7 @@ FAULTS = (
         "Keys",
         "wrong S3 access key",
         _set("lake", access_key=SecretStr(WRONG)),
-        _FETCH,
+        _PLAN,
         errors.AuthFailed,
     ),
     Fault(
@@ -612,7 +612,7 @@ FAULTS = (
         "Settings",
         "an S3 address where nobody listens",
         _set("lake", endpoint_url="http://127.0.0.1:9"),
-        _FETCH,
+        _PLAN,
         errors.SourceUnavailable,
     ),
     Fault(
@@ -620,7 +620,7 @@ FAULTS = (
         "Settings",
         "a bucket that nobody prepared",
         _set("lake", bucket="nobody-prepared-this"),
-        _FETCH,
+        _PLAN,
         errors.ConfigError,
     ),
     Fault(

@@ -50,6 +50,7 @@ _VARIABLE = (
     (re.compile(r"(?<![\w/])/(?!dev/)[\w.-]+/[\w./-]*/(?=[\w.-]+)"), "FOLDER/"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d{2,}|(?<=\"127\.0\.0\.1\", port )\d{2,}"), "PORT"),
     (re.compile(r"/[0-9a-f]{16}/"), "/RUN/"),
+    (re.compile(r"snapshot_\d{8}_\d{6}(_\d+)?(?=\.json)"), "snapshot_TIME"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00"), "INSTANT"),
     (re.compile(r"after \d+ ms"), "after SOME ms"),
     (re.compile(r"(?<=frame of )\d+|0x[0-9a-f]+"), "NUMBER"),

@@ -65,3 +65,14 @@ def test_openlineage_heard_of_every_task_and_of_all_that_the_ledger_knows_as_pub
         "core_models__model",
         "core_reference__universe_member",
     }
+    warehouse = ran.settings.postgres.warehouse_db
+    assert {
+        item["name"]
+        for run in finished
+        for item in told[run]["COMPLETE"]["outputs"]
+        if "columnLineage" in item["facets"]
+    } >= {
+        "core_features__daily",
+        f"{warehouse}.core.features__daily",
+        f"{warehouse}.marts.fct_daily_return",
+    }

@@ -23,7 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marketlake.calendars import Calendar
 from marketlake.contracts.catalog import CATALOG, CORE_QUALITY_GATE_REPORT
+from marketlake.contracts.catalog import CORE_FEATURES_DAILY as FEATURES
 from marketlake.contracts.catalog import CORE_REFERENCE_UNIVERSE_MEMBER as MEMBER
+from marketlake.contracts.lineage import ColumnLineage, InputColumn
 from marketlake.errors import GateFailed, SourceUnavailable
 from marketlake.orchestration.lineage_events import record_key, task_event
 from marketlake.orchestration.tasks import identity_of, run_step
@@ -31,6 +33,7 @@ from marketlake.pipelines.context import RunContext, Touched
 from marketlake.services.platform import components
 from marketlake.services.platform.runtime import prepare
 from marketlake.settings import LineageSettings, Settings, current_settings
+from marketlake.storage.dbt_project import Model
 from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient, LedgerWriter
 from marketlake.storage.warehouse import Warehouse
@@ -56,7 +59,7 @@ REFS = st.builds(
         rows,
         "v1",
     ),
-    st.sampled_from(CATALOG[:4]),
+    st.sampled_from([*CATALOG[:4], FEATURES]),
     PARTITIONS | st.builds(Partition.of_year, st.integers(2010, 2022)),
     st.text("0123456789abcdef", min_size=64, max_size=64),
     st.integers(0, 10_000),
@@ -134,6 +137,7 @@ FACETS = {
     "errorMessage": facet.error_message_run.ErrorMessageRunFacet,
     "jobType": facet.job_type_job.JobTypeJobFacet,
     "schema": facet.schema_dataset.SchemaDatasetFacet,
+    "columnLineage": facet.column_lineage_dataset.ColumnLineageDatasetFacet,
     "version": facet.dataset_version_dataset.DatasetVersionDatasetFacet,
     "inputStatistics": facet.input_statistics_input_dataset.InputStatisticsInputDatasetFacet,
     "outputStatistics": facet.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
@@ -153,12 +157,31 @@ def typed(name: str, value: Mapping[str, Any]) -> Any:
     if name == "schema":
         field = facet.schema_dataset.SchemaDatasetFacetFields
         content["fields"] = [field(**item) for item in content["fields"]]
+    if name == "columnLineage":
+        content["dataset"] = input_fields(content["dataset"])
+        content["fields"] = {
+            column: facet.column_lineage_dataset.Fields(input_fields(**inputs))
+            for column, inputs in content["fields"].items()
+        }
     if name.endswith("Subset"):
         (key,) = content
         assert content[key]["type"] == "partition"
         parts = [subset.Partition(**part) for part in content[key]["partitions"]]
         content[key] = subset.PartitionSubsetCondition(partitions=parts)
     return FACETS[name](**content, producer=value["_producer"])
+
+
+def input_fields(inputFields: list[dict[str, Any]]) -> list[Any]:
+    lineage = facet.column_lineage_dataset
+    return [
+        lineage.InputField(
+            item["namespace"],
+            item["name"],
+            item["field"],
+            [lineage.Transformation(**use) for use in item["transformations"]],
+        )
+        for item in inputFields
+    ]
 
 
 def facets(values: Mapping[str, Any], side: str = "") -> dict[str, Any]:
@@ -195,10 +218,27 @@ def without_empty(value: Any) -> Any:
     return [without_empty(item) for item in value] if isinstance(value, list) else value
 
 
+MODEL = Model(
+    "marts.sector_count",
+    ({"name": "sector", "type": "text", "description": "GICS sector"}, {"name": "made_up"}),
+    ColumnLineage(
+        {
+            "sector": (
+                InputColumn("core.reference__universe_member", "sector", "DIRECT", "IDENTITY"),
+                InputColumn("reference.sector", "sector", "DIRECT", "TRANSFORMATION"),
+                InputColumn("reference.sector", "sector", "INDIRECT", "CONDITIONAL"),
+            ),
+            "made_up": (),
+        },
+        (InputColumn("core.reference__universe_member", "symbol", "INDIRECT", "FILTER"),),
+    ),
+)
+
+
 @FEW
 @given(st.sets(REFS, max_size=6), st.sets(REFS, max_size=6))
 def test_events_are_those_of_the_official_client(read, written):
-    ctx = touched_by(Touched(read, written, {MEMBER.name: 20}))
+    ctx = touched_by(Touched(read, written, {MEMBER.name: 20}, built=[MODEL]))
     for event in (
         task_event(touched_by(Touched()), "START", session=SESSION, at=AT),
         task_event(ctx, "COMPLETE", session=SESSION, at=AT),
@@ -435,7 +475,7 @@ def test_a_dead_backend_is_in_the_ledger_and_the_task_goes_on(
     assert faults.keys() == {"START", "COMPLETE"}
     assert reason in faults["COMPLETE"]
     kinds = [entry.kind for entry in ledger.entries(dag_id=run.dag_id, run_id=run.run_id)]
-    assert kinds == ["task_started", "lineage_undelivered", "task_finished"]
+    assert kinds == ["task_started", "snapshot", "lineage_undelivered", "task_finished"]
 
 
 @pytest.mark.parametrize("status", [302, 401, 500])
@@ -484,13 +524,14 @@ def test_a_lake_that_dies_during_a_step_fails_the_task_but_hides_no_error_of_its
     with pytest.raises(GateFailed):
         task(stops_the_store_and_fails, "dying_and_failing", **variables)
     store.start()
-    with pytest.raises(SourceUnavailable, match="lineage/session=2022-11-25"):
+    # The first object that a step which ended leaves in the lake is its snapshot.
+    with pytest.raises(SourceUnavailable, match="expected an answer of the lake store"):
         task(stops_the_store, "dying", **variables)
 
     (faults,) = undelivered(ledger, RunIdentity("test_lineage", "dying_and_failing", "step"))
     assert "expected an answer of the lake store" in faults["FAIL"]
     kinds = [entry.kind for entry in ledger.entries(dag_id="test_lineage", run_id="dying")]
-    assert kinds == ["task_started", "task_failed"]
+    assert kinds == ["task_started", "snapshot", "lineage_undelivered", "task_failed"]
 
 
 def test_settings_refuse_a_backend_that_is_not_http() -> None:
@@ -508,3 +549,52 @@ def test_a_documents_statistics_count_no_rows():
 
     statistics = dataset["outputFacets"]["outputStatistics"]
     assert (statistics["fileCount"], "rowCount" in statistics) == (1, False)
+
+
+def used(dataset: dict[str, Any], column: str) -> set[tuple[str, str, str]]:
+    """Return the columns that one comes from, with where they are."""
+    inputs = dataset["facets"]["columnLineage"]["fields"][column]["inputFields"]
+    return {(item["namespace"], item["name"], item["field"]) for item in inputs}
+
+
+def test_features_name_the_columns_of_the_lake_that_they_are_made_from():
+    ref = ArtifactRef(FEATURES.name, f"session={SESSION}", "s3://lake/x", "ab" * 32, 1, "v1")
+    ctx = touched_by(Touched(written={ref}, loaded={FEATURES.name: 1}))
+
+    in_lake, in_warehouse = task_event(ctx, "COMPLETE", session=SESSION, at=AT)["outputs"]
+
+    bucket = f"s3://{ctx.lake.bucket}"
+    assert used(in_lake, "beta_60d") == {
+        (bucket, "core_market__daily_bar", "close_usd"),
+        (bucket, "core_market__corporate_action", "split_ratio"),
+        (bucket, "core_market__corporate_action", "dividend_usd"),
+    }
+    assert used(in_warehouse, "beta_60d") == {(bucket, FEATURES.name, "beta_60d")}
+    for dataset in (in_lake, in_warehouse):
+        assert dataset["facets"]["columnLineage"]["fields"].keys() == {
+            item["name"] for item in dataset["facets"]["schema"]["fields"]
+        }
+
+
+def test_a_model_is_an_output_and_the_tables_that_its_columns_come_from_are_inputs():
+    ctx = touched_by(Touched(built=[MODEL]))
+
+    event = task_event(ctx, "COMPLETE", session=SESSION, at=AT)
+
+    (model,) = event["outputs"]
+    assert model["name"] == "warehouse.marts.sector_count"
+    assert [item["name"] for item in event["inputs"]] == [
+        "warehouse.core.reference__universe_member",
+        "warehouse.reference.sector",
+    ]
+    (member, seed) = event["inputs"]
+    assert "sector" in {item["name"] for item in member["facets"]["schema"]["fields"]}
+    assert used(model, "made_up") == set()
+    assert used(model, "sector") == {
+        (dataset["namespace"], dataset["name"], "sector") for dataset in (member, seed)
+    }
+    told = model["facets"]["columnLineage"]["fields"]["sector"]["inputFields"][1]
+    assert told["transformations"] == [
+        {"type": "DIRECT", "subtype": "TRANSFORMATION"},
+        {"type": "INDIRECT", "subtype": "CONDITIONAL"},
+    ]

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from marketlake.errors import ConfigError, MissingPartition
 from marketlake.orchestration.tasks import (
-    _Recorded,
     date_param,
     from_json,
     identity_of,
     session_of,
     to_json,
 )
+from marketlake.pipelines.context import Touched, recorded
 from marketlake.storage.ledger import LedgerWriter
 from marketlake.types import ArtifactRef, RunIdentity
 
@@ -110,11 +110,11 @@ def test_the_ledger_hears_how_a_task_ended(ledger):
     run = RunIdentity("report_daily", "test_the_ledger_hears", "publish")
     writer = LedgerWriter(ledger, run)
 
-    with _Recorded(writer, step="good"):
+    with recorded(writer, Touched(), step="good"):
         pass
     with (
         pytest.raises(MissingPartition),
-        _Recorded(writer, step="bad"),
+        recorded(writer, Touched(), step="bad"),
     ):
         raise MissingPartition(expected="a", was="b", where="c", todo="d")
 
@@ -125,3 +125,43 @@ def test_the_ledger_hears_how_a_task_ended(ledger):
         ("task_started", "bad"),
         ("task_failed", "bad"),
     ]
+
+
+def ref(number, *, staged=False):
+    place = "_staging/core" if staged else "core"
+    return ArtifactRef(
+        "core_test__x", f"year={number:04d}", f"s3://lake/{place}/x", "ab" * 32, 1, "v"
+    )
+
+
+def test_the_ledger_hears_what_a_task_read_wrote_and_loaded(ledger):
+    run = RunIdentity("report_daily", "test_the_ledger_hears_what", "publish")
+    touched = Touched()
+
+    with recorded(LedgerWriter(ledger, run), touched, step="good"):
+        touched.read.update({ref(1), ref(2), ref(3, staged=True)})
+        touched.written.update({ref(2), ref(4)})
+        touched.loaded["core_rates__key_rate"] = 7
+
+    (entry,) = ledger.entries("task_finished", run_id=run.run_id)
+    assert entry.payload["inputs"] == [
+        "_staging/" + ref(3).versioned_name,
+        ref(1).versioned_name,
+    ]
+    assert entry.payload["outputs"] == [ref(2).versioned_name, ref(4).versioned_name]
+    assert entry.payload["loaded"] == [{"contract": "core_rates__key_rate", "rows": 7}]
+
+
+def test_a_task_that_touched_more_than_an_entry_holds_is_told_in_several(ledger):
+    run = RunIdentity("report_daily", "test_a_task_that_touched_more", "publish")
+    touched = Touched(read={ref(number) for number in range(9000)}, written={ref(9999)})
+
+    with recorded(LedgerWriter(ledger, run), touched, step="wide"):
+        pass
+
+    entries = ledger.entries("task_finished", run_id=run.run_id)
+    assert [(e.payload["part"], e.payload["parts"]) for e in entries] == [(1, 3), (2, 3), (3, 3)]
+    assert sorted(name for e in entries for name in e.payload["inputs"]) == sorted(
+        item.versioned_name for item in touched.read
+    )
+    assert entries[-1].payload["outputs"] == [ref(9999).versioned_name]

@@ -37,14 +37,15 @@ def test_a_missing_report_is_told_with_the_first_step_that_is_missing_until_it_i
     run = RunIdentity("check_deadlines", "once", "require_report")
     with open_context(make_line(), run) as ctx:
         with pytest.raises(DeadlineMissed, match="2022-11-25 19:30 UTC") as missed:
-            check_deadlines.require_report(ctx, HALF_DAY)
+            check_deadlines.require_report(ctx, HALF_DAY, held=True)
         assert missed.value.where == "ingest_market_data"
 
         publish(ctx, CORE_WAREHOUSE_BUILD)
         with pytest.raises(DeadlineMissed) as missed:
-            check_deadlines.require_report(ctx, HALF_DAY)
+            check_deadlines.require_report(ctx, HALF_DAY, held=True)
         # A step that was skipped counts as missing, whatever came after it.
         assert missed.value.where == "ingest_market_data"
 
         publish(ctx, OUT_REPORTS_DAILY)
-        assert check_deadlines.require_report(ctx, HALF_DAY) is True
+        assert check_deadlines.require_report(ctx, HALF_DAY, held=True) is True
+        assert check_deadlines.require_report(ctx, date(2022, 11, 23), held=False) is False

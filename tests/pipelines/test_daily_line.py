@@ -143,6 +143,7 @@ def test_running_a_session_again_gives_the_same_bytes(
     assert content_hashes(again) == content_hashes(first_run)
 
 
+@pytest.mark.slow
 def test_later_sessions_change_nothing_of_an_earlier_one(
     line: Settings, first_run: list[ArtifactRef], second_run: list[ArtifactRef]
 ) -> None:
@@ -195,6 +196,7 @@ def test_the_report_names_hashes_of_what_it_was_made_from(
             assert item["sha256"] in hashes
 
 
+@pytest.mark.slow
 def test_without_a_champion_the_error_names_the_command_that_trains_one(
     line: Settings,
 ) -> None:

@@ -218,9 +218,7 @@ def require_whole_without(market: Market, source: str, undisturbed: Market) -> N
         pytest.param(
             source,
             kind,
-            marks=[]
-            if (source, kind) in {("yahoo", "truncate"), ("alpha_vantage", "hang")}
-            else [pytest.mark.slow],
+            marks=[] if (source, kind) == ("yahoo", "truncate") else [pytest.mark.slow],
         )
         for source in SOURCES
         for kind in ("reset", "hang", "truncate")

@@ -54,7 +54,9 @@ def export(settings: Settings, session: date, folder: Path) -> list[str]:
     return [str(folder), "--risk-sessions", str(len(window))]
 
 
-@pytest.mark.parametrize("session", [date(2022, 12, 21), date(2022, 12, 22)])
+@pytest.mark.parametrize(
+    "session", [date(2022, 12, 21), pytest.param(date(2022, 12, 22), marks=pytest.mark.slow)]
+)
 def test_features_top_score_var_and_exposures_are_recomputed_to_the_ninth_place(
     line: Settings, tmp_path: Path, session: date
 ) -> None:

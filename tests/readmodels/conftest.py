@@ -15,6 +15,7 @@ from marketlake.contracts.arrow import schema
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
 if TYPE_CHECKING:
+    from marketlake.settings import PostgresSettings, Settings
     from marketlake.storage.lake import Lake
     from marketlake.storage.ledger import LedgerClient
 
@@ -30,6 +31,7 @@ class Publisher:
 
     lake: Lake
     ledger: LedgerClient
+    postgres: PostgresSettings
     run_id: str
     refs: dict[str, ArtifactRef] = field(default_factory=dict)
 
@@ -41,6 +43,7 @@ class Publisher:
         parents: Sequence[ArtifactRef] = (),
         session: date = SESSION,
         recorded: bool = True,
+        with_parents: bool = True,
         export: bytes | None = None,
     ) -> ArtifactRef:
         from marketlake.storage.ledger import LedgerWriter
@@ -63,7 +66,10 @@ class Publisher:
             export=export,
         )
         if recorded:
-            LedgerWriter(self.ledger, run).record("published", **ref.as_json())
+            named = sorted(parent.versioned_name for parent in parents)
+            LedgerWriter(self.ledger, run).record(
+                "published", **(ref.as_json() | ({"parents": named} if with_parents else {}))
+            )
         self.refs[contract.name] = ref
         return ref
 
@@ -123,8 +129,8 @@ def signal_rows(scores: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def publisher(lake: Lake, ledger: LedgerClient) -> Publisher:
-    return Publisher(lake, ledger, f"readmodels-{lake.bucket}")
+def publisher(lake: Lake, ledger: LedgerClient, storage_settings: Settings) -> Publisher:
+    return Publisher(lake, ledger, storage_settings.postgres, f"readmodels-{lake.bucket}")
 
 
 @pytest.fixture(scope="module")
@@ -233,4 +239,4 @@ def day(publisher: Publisher) -> dict[str, ArtifactRef]:
         parents=[signals, risk],
         export=b"<!doctype html><title>day</title>",
     )
-    return publisher.refs
+    return dict(publisher.refs)

@@ -21,6 +21,7 @@ _CELLS: dict[Any, st.SearchStrategy[Any]] = {
     "string": _TEXT,
     "int64": st.integers(-(2**63), 2**63 - 1),
     "float64": st.floats(allow_nan=False),
+    "float32": st.floats(allow_nan=False, width=32),
     "bool": st.booleans(),
     "date": st.dates(date(1600, 1, 1), date(2400, 1, 1)),
     "timestamp_utc": st.integers(-(10**16), 10**16).map(
@@ -61,7 +62,8 @@ def test_rows_of_every_kind_arrive_as_they_were(
             slices = pa.concat_tables([whole.slice(cut, 3), whole.slice(cut + 3)])
             for part in binary_copy(EVERY_KIND, slices):
                 copy.write(part)
-        found = connection.execute("select * from read order by number").fetchall()
+        cursor = connection.cursor(binary=True)  # a real has fewer digits as text
+        found = cursor.execute("select * from read order by number").fetchall()
     expected = [tuple(row[item.name] for item in EVERY_KIND.fields) for row in rows[cut:]]
     assert found == expected
     assert [math.copysign(1, row[3]) for row in found if row[3] == 0.0] == [

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import psycopg
@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from marketlake.clock import utc_now
 from marketlake.errors import (
     AuthFailed,
     BadPayload,
@@ -36,11 +37,13 @@ from marketlake.storage.ledger import (
     LedgerClient,
     LedgerWriter,
     Receipt,
+    StoredCheckpoint,
     StoredRow,
     redact,
     verify_log,
 )
-from marketlake.storage.merkle import MerkleTree, leaf_hash
+from marketlake.storage.proof.leaf import canonical_json, decode_entry
+from marketlake.storage.proof.merkle import MerkleTree, leaf_hash
 from marketlake.types import ArtifactRef, RunIdentity
 from psycopg import sql
 from pydantic import SecretStr
@@ -74,8 +77,10 @@ def entry(key: str, kind: str = "calculation", **payload: object) -> Entry:
 
 
 @contextmanager
-def appender_thread(settings: Settings) -> Iterator[LedgerClient]:
-    appender = Appender(settings)
+def appender_thread(
+    settings: Settings, clock: Callable[[], datetime] = lambda: datetime.fromisoformat(AT)
+) -> Iterator[LedgerClient]:
+    appender = Appender(settings, clock=clock)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
@@ -112,22 +117,33 @@ def database(storage_settings: Settings) -> Settings:
     ) as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     own = storage_settings.postgres.model_copy(update={"ledger_db": name})
-    return storage_settings.model_copy(update={"postgres": own})
+    # Where the shared ledger publishes, nobody else may.
+    lake = storage_settings.lake.model_copy(update={"worm_bucket": name.replace("_", "-")})
+    return storage_settings.model_copy(update={"postgres": own, "lake": lake})
 
 
 @pytest.fixture
-def empty(database: Settings) -> Settings:
+def empty(database: Settings, tmp_path: Path) -> Settings:
     """Return the settings of an empty log and a free port for its appender."""
     conninfo = database.postgres.conninfo(database.postgres.ledger_db)
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("drop schema if exists ledger cascade")
-    own = database.ledger.model_copy(update={"port": free_ports(1)[0]})
+    own = database.ledger.model_copy(
+        update={"port": free_ports(1)[0], "checkpoint_file": tmp_path / "checkpoints.txt"}
+    )
     return database.model_copy(update={"ledger": own})
 
 
 @pytest.fixture
 def bench(empty: Settings) -> Iterator[Bench]:
     with appender_thread(empty) as client:
+        yield Bench(empty, client)
+
+
+@pytest.fixture
+def live(empty: Settings) -> Iterator[Bench]:
+    """Yield a log whose appender shares our clock, for what takes its time from that."""
+    with appender_thread(empty, utc_now) as client:
         yield Bench(empty, client)
 
 
@@ -151,6 +167,15 @@ def test_an_entry_comes_back_from_its_canonical_bytes(original: Entry) -> None:
     content = original.canonical()
     assert Entry.from_canonical(content) == original
     assert Entry.from_canonical(content).canonical() == content
+
+
+@given(st.dictionaries(st.text(max_size=8), json_values, max_size=4))
+@hypothesis_settings(deadline=None)
+def test_the_payload_is_spelled_as_the_json_module_spells_it(payload: dict[str, object]) -> None:
+    asked = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
+    text = json.dumps(payload, allow_nan=False, **asked)
+    assert canonical_json(payload) == text
+    assert decode_entry(Entry("k", "gate", payload, AT).canonical()).payload == json.loads(text)
 
 
 @given(entries, entries)
@@ -180,8 +205,21 @@ def test_the_encoding_is_what_a_verifier_written_from_its_description_expects() 
         lambda content: content + b" ",
         lambda content: content[:-1],
         lambda content: content.replace(b"4:gate", b"04:gate"),
+        lambda content: content.replace(b"4:gate", b"+4:gate"),
+        lambda content: content.replace(b"4:gate", b"5:gate"),
+        lambda content: content.replace(b"4:gate", b"99999999999:gate"),
+        lambda content: content.replace(b"4:gate", b"999999999999:gate"),
+        lambda content: content.replace(b"4:gate", b":gate"),
+        lambda content: content + b"12",
         lambda content: content.replace(b"entry.v1", b"entry.v2"),
         lambda content: content.replace(b'7:{"a":1}', b'8:{"a": 1}'),
+        lambda content: content.replace(b'7:{"a":1}', b'8: {"a":1}'),
+        lambda content: content.replace(b'7:{"a":1}', b'8:{"a":1} '),
+        lambda content: content.replace(b'7:{"a":1}', b'8:{"a":1}}'),
+        lambda content: content.replace(b'7:{"a":1}', b'13:{"a":2,"a":1}'),
+        lambda content: content.replace(b'7:{"a":1}', b'9:{"a":NaN}'),
+        lambda content: content.replace(b'7:{"a":1}', b"2:[]"),
+        lambda content: content.replace(b'7:{"a":1}', b"0:"),
         lambda content: b"\xff" + content,
     ],
 )
@@ -270,14 +308,14 @@ def test_the_same_key_with_other_content_is_an_error_and_appends_nothing(bench: 
     assert [found.key for found in bench.client.entries()] == ["a"]
 
 
-def test_entries_are_found_by_kind_run_and_position(bench: Bench) -> None:
+def test_entries_are_found_by_kind_run_and_position(live: Bench) -> None:
     other = RunIdentity("predict_signals", "run-2", "predict")
-    writers = [LedgerWriter(bench.client, run) for run in (RUN, other)]
+    writers = [LedgerWriter(live.client, run) for run in (RUN, other)]
     for n in range(3):
         for writer in writers:
             writer.record("vendor_call", n=n)
             writer.record("calculation", n=n)
-    client = bench.client
+    client = live.client
     assert [e.index for e in client.entries()] == list(range(12))
     assert [e.index for e in client.entries("vendor_call")] == [0, 2, 4, 6, 8, 10]
     assert [e.index for e in client.entries(dag_id="predict_signals")] == [2, 3, 6, 7, 10, 11]
@@ -310,20 +348,20 @@ def test_the_table_refuses_update_delete_and_truncate(bench: Bench) -> None:
 # --- writer -------------------------------------------------------------------------------------
 
 
-def test_a_writer_numbers_its_entries_and_goes_on_where_the_try_left_off(bench: Bench) -> None:
-    writer, second = LedgerWriter(bench.client, RUN), LedgerWriter(bench.client, RUN)
+def test_a_writer_numbers_its_entries_and_goes_on_where_the_try_left_off(live: Bench) -> None:
+    writer, second = LedgerWriter(live.client, RUN), LedgerWriter(live.client, RUN)
     writer.record("task_started")
     second.record("calculation", name="x")
     writer.record("task_finished")
     # What a resumed task's new process knows: nothing but the ledger.
-    assert bench.client.next_sequence(f"{RUN.key}/") == 3
-    assert bench.client.next_sequence(f"{replace(RUN, try_number=2).key}/") == 0
-    keys = [found.key for found in bench.client.entries()]
+    assert live.client.next_sequence(f"{RUN.key}/") == 3
+    assert live.client.next_sequence(f"{replace(RUN, try_number=2).key}/") == 0
+    keys = [found.key for found in live.client.entries()]
     assert keys == [f"ingest_market_data/run-1/fetch/2/1/{n:08d}" for n in range(3)]
 
 
-def test_nothing_secret_reaches_the_ledger(bench: Bench) -> None:
-    LedgerWriter(bench.client, RUN).record(
+def test_nothing_secret_reaches_the_ledger(live: Bench) -> None:
+    LedgerWriter(live.client, RUN).record(
         "secret_access",
         api_key="hunter2",
         settings={"Password": "hunter2", "inner": [{"access_token": "hunter2"}]},
@@ -331,7 +369,7 @@ def test_nothing_secret_reaches_the_ledger(bench: Bench) -> None:
         url="https://user:hunter2@host/q?symbol=KO&apikey=hunter2&secret_id=hunter2#top",
         partition_key="2022-12-28",
     )
-    recorded = bench.client.entries()[0].payload
+    recorded = live.client.entries()[0].payload
     assert "hunter2" not in json.dumps(recorded)
     assert recorded["api_key"] == recorded["wrapped"] == "<redacted>"
     assert recorded["url"] == (
@@ -356,9 +394,9 @@ def test_a_payload_cannot_pretend_to_be_another_run(bench: Bench) -> None:
 
 
 def test_threads_share_a_client_and_a_writer_without_losing_or_doubling_entries(
-    bench: Bench,
+    live: Bench,
 ) -> None:
-    writer = LedgerWriter(bench.client, RUN)
+    writer = LedgerWriter(live.client, RUN)
     receipts: list[Receipt] = []
 
     def work(worker: int) -> None:
@@ -370,8 +408,8 @@ def test_threads_share_a_client_and_a_writer_without_losing_or_doubling_entries(
     for thread in threads:
         thread.join()
     assert sorted(receipt.index for receipt in receipts) == list(range(320))
-    assert len(bench.client.entries(limit=1000)) == 320
-    assert bench.client.verify().ok
+    assert len(live.client.entries(limit=1000)) == 320
+    assert live.client.verify().ok
 
 
 def test_a_forked_child_opens_its_own_connection_and_the_parents_goes_on(bench: Bench) -> None:
@@ -483,7 +521,7 @@ TAMPERINGS = {
     ),
     "an edited checkpoint": (
         ["update ledger.checkpoint set root_hash = sha256('x') where size = 5"],
-        "entry 4 is not what was recorded",
+        "checkpoint 5: its root is not that of its signed note",
     ),
 }  # fmt: skip
 
@@ -580,12 +618,13 @@ def test_any_single_change_of_any_history_is_found_and_honest_ones_never_are(
 
 def test_the_export_is_a_sqlite_file_that_verifies_by_itself(bench: Bench, tmp_path: Path) -> None:
     bench.append(12)
-    path = tmp_path / "master_log_202212.db"
+    path = tmp_path / "exports" / "master_log_202212.db"
+    path.parent.mkdir()
     assert bench.client.export(path) == 12
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
     with closing(sqlite3.connect(path)) as database:
         rows = [StoredRow(*row) for row in database.execute("select * from entry order by idx")]
-        points = [Checkpoint(*row) for row in database.execute("select * from checkpoint")]
+        points = [StoredCheckpoint(*row) for row in database.execute("select * from checkpoint")]
     assert verify_log(rows, points, end=12).ok
     assert verify_log(rows[:-1], points, end=12).faults == [
         "entries 11 to 11 are missing: the tail was cut"

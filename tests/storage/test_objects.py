@@ -3,6 +3,7 @@ from __future__ import annotations
 import resource
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,12 @@ def test_a_listing_of_more_than_a_page_is_whole(store: ObjectStore, lake: Lake) 
 
 
 def test_what_goes_to_the_locked_bucket_cannot_be_removed(
-    lake: Lake, storage_settings: Settings
+    store: ObjectStore, storage_settings: Settings
 ) -> None:
-    lake.put_worm("checkpoints/1.json", b"{}")
+    bucket = f"locked-{uuid.uuid4().hex[:12]}"
+    store.ensure_locked_bucket(bucket, retention_days=1)
+    store.put(bucket, "checkpoints/1.json", b"{}", content_type="application/json")
     client = raw_client(storage_settings)
-    bucket = lake._worm_bucket
     version = client.head_object(Bucket=bucket, Key="checkpoints/1.json")["VersionId"]
     with pytest.raises(ClientError, match="AccessDenied"):
         client.delete_object(Bucket=bucket, Key="checkpoints/1.json", VersionId=version)

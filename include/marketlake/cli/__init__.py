@@ -10,7 +10,17 @@ import sys
 
 import typer
 
-from marketlake.cli import platform, queries, repairs, runs, sandbox
+from marketlake.cli import (
+    audit,
+    backup,
+    platform,
+    queries,
+    repairs,
+    runs,
+    sandbox,
+    shredding,
+    snapshots,
+)
 from marketlake.errors import ConfigError, MarketlakeError
 
 app = typer.Typer(
@@ -23,8 +33,12 @@ app = typer.Typer(
 platform.register(app)
 runs.register(app)
 queries.register(app)
+audit.register(app)
 repairs.register(app)
 sandbox.register(app)
+snapshots.register(app)
+backup.register(app)
+shredding.register(app)
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Commands that look: artifacts, show, signals, trace, audit, sql, contracts. None changes data."""
+"""Commands that look: artifacts, show, signals, trace, why, sql, contracts.
+
+None changes data.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,16 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
 
-    from marketlake.readmodels.lineage import TracedArtifact
+    from marketlake.contracts import Contract
+    from marketlake.readmodels.lineage import Branch, VendorBytes
+    from marketlake.readmodels.signals import SignalId
     from marketlake.storage.lake import Lake
+    from marketlake.types import Partition
 
 _PIPE_WIDTH = 200
 _HASH_SHOWN = 12
+_ANSWERS_ALONE = 3
+_ROWS_TOLD = 8
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Session = Annotated[
@@ -38,16 +46,26 @@ Artifact = Annotated[
     ),
 ]
 
-audit = typer.Typer(help="Questions to the ledger.", no_args_is_help=True)
+Traced = Annotated[
+    str,
+    typer.Argument(
+        help="A signal (2022-12-28/KO, or KO for its newest), or an artifact: a contract name for "
+        "its newest partition, CONTRACT/2022-12-28, CONTRACT/2021, an s3:// URI; with @HASH, eight "
+        "digits or more, one version of it."
+    ),
+]
+SignalArgument = Annotated[
+    str, typer.Argument(help="2022-12-28/KO, or KO for its newest session.", metavar="SIGNAL")
+]
+
 contracts = typer.Typer(help="The contracts and their renderings.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
-    for command in (artifacts, show, signals, trace):
+    for command in (artifacts, show, signals, trace, why):
         app.command()(command)
     app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(sql)
-    app.add_typer(audit, name="audit")
     app.add_typer(contracts, name="contracts")
 
 
@@ -118,6 +136,7 @@ def show(
 def signals(session: Session = None, as_json: Json = False) -> None:
     """Show a session's signals, best first, with the evidence behind each confidence."""
     from marketlake.readmodels import signals as queries
+    from marketlake.readmodels.signals import SignalId
 
     rows = queries.signals(_lake(load_settings()), _day(session))
     if as_json:
@@ -128,57 +147,94 @@ def signals(session: Session = None, as_json: Json = False) -> None:
         "hit rate: out-of-fold share of scores this strong with the right sign, 95 % interval; "
         "before costs"
     )
+    first = SignalId(rows[0]["session"], rows[0]["symbol"])
+    typer.echo(f"one of them: `marketlake why {first}`, `marketlake trace {first}`")
 
 
-def trace(artifact: Artifact, as_json: Json = False) -> None:
-    """Walk from an artifact to the vendor's bytes; exit 1 if a link is broken."""
-    from marketlake.readmodels import lineage, published
+def trace(
+    artifact: Traced,
+    session: Session = None,
+    down: Annotated[
+        bool,
+        typer.Option("--down/--up", help="What was made from it, instead of what it was made of."),
+    ] = False,
+    symbol: Annotated[
+        str | None, typer.Option(help="Of the vendors' answers, those about this symbol only.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="A line for every artifact and every answer.")
+    ] = False,
+    reindex: Annotated[
+        bool, typer.Option("--reindex", help="Read the whole ledger again first.")
+    ] = False,
+    as_json: Json = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the walk into this file, as one page.")
+    ] = None,
+) -> None:
+    """Walk to the vendor's bytes, or on to what was made from it; exit 1 if a link is broken."""
+    from marketlake.domain.reporting import lineage_page
+    from marketlake.readmodels import lineage
     from marketlake.storage.ledger import LedgerClient
+    from marketlake.storage.lineage_index import Direction, LineageIndex
 
     settings = load_settings()
     lake = _lake(settings)
-    contract, partition = published.resolve(lake, artifact)
-    tree = lineage.trace(
-        lake, LedgerClient(settings.ledger), artifact=contract, partition=partition
-    )
-    walked = list(tree.walk())
-    broken = [node for node in walked if node.ledger_index is None] + [
-        node for node in walked if not all(answer.intact for answer in node.vendor_bytes)
-    ]
+    contract, partition, sha256, signal = _traced(lake, artifact, _day(session))
+    direction: Direction = "down" if down else "up"
+    with LineageIndex(settings.postgres) as index:
+        if reindex:
+            index.catch_up(rebuild=True)
+        tree = lineage.trace(
+            lake,
+            LedgerClient(settings.ledger),
+            index,
+            artifact=contract,
+            partition=partition,
+            sha256=sha256,
+            direction=direction,
+            symbol=symbol,
+        )
+    counts = lineage.counts(tree)
+    broken = counts["unproven"] + counts["changed"]
+    if html is not None:
+        page = lineage.document(tree, direction=direction, signal=signal, full=full)
+        html.write_bytes(lineage_page.render(page))
     if as_json:
-        typer.echo(_json(tree.as_json()))
+        typer.echo(_json({"direction": direction, "signal": signal, **tree.as_json()}))
     else:
-        console().print(_tree(tree))
-        answers = sum(len(node.vendor_bytes) for node in walked)
-        distinct = len({(node.contract, node.partition, node.sha256) for node in walked})
+        if signal is not None:
+            title = f"the signal {signal['session']}/{signal['symbol']}"
+            console().print(_signal_table([signal], title=f"{title}, model {signal['model_name']}"))
+        console().print(_tree(lineage.folded(tree, full=full), full=full))
         typer.echo(
-            f"{distinct} artifacts, {answers} vendor answers, "
-            f"{'every link proven in the ledger' if not broken else f'{len(broken)} BROKEN links'}"
+            f"{counts['artifacts']} artifacts, {counts['answers']} vendor answers, "
+            f"{f'{broken} BROKEN links' if broken else 'every link proven in the ledger'}"
         )
     if broken:
         raise typer.Exit(1)
 
 
-@audit.callback()
-def _audit() -> None:
-    """Keep `audit` a group although it has one command so far."""
-
-
-@audit.command()
-def verify(as_json: Json = False) -> None:
-    """Recompute the whole ledger from its entries; exit 1 if anything differs."""
+def why(signal: SignalArgument, session: Session = None, as_json: Json = False) -> None:
+    """Say why a signal was given: data, features, model, gates, what was not chosen, proofs."""
+    from marketlake.readmodels import decisions
     from marketlake.storage.ledger import LedgerClient
+    from marketlake.storage.lineage_index import LineageIndex
 
-    found = LedgerClient(load_settings().ledger).verify()
+    settings = load_settings()
+    lake = _lake(settings)
+    wanted = _signal_id(lake, signal, _day(session))
+    with LineageIndex(settings.postgres) as index:
+        found = decisions.why(lake, LedgerClient(settings.ledger), index, wanted)
     if as_json:
-        typer.echo(_json(vars(found)))
-    else:
-        typer.echo(f"{'verified' if found.ok else 'NOT VERIFIED'}: {found.size} entries")
-        typer.echo(f"root {found.root_hash}")
-        for fault in found.faults:
-            typer.echo(f"  {fault}")
-    if not found.ok:
-        raise typer.Exit(1)
+        typer.echo(_json(found))
+        return
+    from rich.tree import Tree
+
+    tree = Tree(f"[bold]{wanted}[/]")
+    for name, value in found.items():
+        _grow(tree, name, value)
+    console().print(tree)
 
 
 def sql(
@@ -373,28 +429,110 @@ def _signal_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     return table
 
 
-def _tree(node: TracedArtifact) -> Tree:
-    from rich.markup import escape
+def _signal_id(lake: Lake, text: str, session: date | None) -> SignalId:
+    """Return the signal that a person means: ``SESSION/SYMBOL``, or a symbol and a session."""
+    from marketlake.readmodels import signals as queries
+
+    if "/" in text:
+        return queries.SignalId.parse(text)
+    return queries.SignalId(session or queries.newest_session(lake), text)
+
+
+def _traced(
+    lake: Lake, text: str, session: date | None
+) -> tuple[Contract, Partition, str, dict[str, Any] | None]:
+    """Return the artifact to trace, the beginning of its hash, and the signal, if it is one."""
+    from marketlake.contracts.catalog import CORE_SIGNALS_SIGNAL
+    from marketlake.readmodels import published
+    from marketlake.readmodels import signals as queries
+    from marketlake.types import Partition
+
+    if "__" not in text:
+        wanted = _signal_id(lake, text, session)
+        row = queries.signal(lake, wanted)
+        (ref,) = lake.refs_for(CORE_SIGNALS_SIGNAL, [wanted.session])
+        return CORE_SIGNALS_SIGNAL, Partition.parse(ref.partition), "", row
+    place, _, sha256 = text.partition("@")
+    if session is not None and "/" not in place:
+        place = f"{place}/{session}"
+    return *published.resolve(lake, place), sha256, None
+
+
+def _tree(branch: Branch, *, full: bool) -> Tree:
     from rich.tree import Tree
 
-    tree = Tree(_label(node))
-    for parent in node.parents:
-        tree.add(_tree(parent))
-    for answer in node.vendor_bytes:
-        tree.add(
-            f"{'[green]intact[/]' if answer.intact else '[red]CHANGED[/]'} "
-            f"{answer.body_sha256[:_HASH_SHOWN]} {answer.status} {answer.method} "
-            f"{answer.body_bytes:,} bytes  {escape(answer.url)}"
-        )
+    tree = Tree(_label(branch))
+    for item in branch.below:
+        if full or not item.is_shown_above:
+            tree.add(_tree(item, full=full))
+    above = [item.title for item in branch.below if item.is_shown_above]
+    if above and not full:
+        tree.add(f"[dim]shown above: {'; '.join(above)}[/]")
+    for line in _answers(branch.vendor_bytes, full=full):
+        tree.add(line)
     return tree
 
 
-def _label(node: TracedArtifact) -> str:
-    proof = (
-        "[red]not in the ledger[/]" if node.ledger_index is None else f"ledger {node.ledger_index}"
-    )
-    note = f"  [dim]({node.note})[/]" if node.note else ""
-    return (
-        f"[bold]{node.contract}[/] {node.partition}  {node.sha256[:_HASH_SHOWN]}  "
-        f"{node.rows} rows  {proof}{note}"
-    )
+def _label(branch: Branch) -> str:
+    from rich.markup import escape
+
+    entries = [item.ledger_index for item in branch.members if item.ledger_index is not None]
+    missing = len(branch.members) - len(entries)
+    if missing:
+        proof = f"[red]{f'{missing} ' if len(branch.members) > 1 else ''}not in the ledger[/]"
+    else:
+        proof = f"ledger {min(entries)}" + (f"..{max(entries)}" if len(entries) > 1 else "")
+    note = f"  [dim]({escape(branch.note)})[/]" if branch.note else ""
+    name, _, rest = branch.title.partition(" ")
+    one = branch.members[0]
+    what = f"  {one.sha256[:_HASH_SHOWN]}  {one.rows} rows" if len(branch.members) == 1 else ""
+    return f"[bold]{name}[/] {rest}{what}  {proof}{note}"
+
+
+def _answers(answers: Sequence[VendorBytes], *, full: bool) -> list[str]:
+    """Return a line for each of a few answers, one for many, and one for each that changed."""
+    from rich.markup import escape
+
+    alone = [item for item in answers if full or len(answers) <= _ANSWERS_ALONE or not item.intact]
+    lines = [
+        f"{'[green]intact[/]' if item.intact else '[red]CHANGED[/]'} "
+        f"{item.body_sha256[:_HASH_SHOWN]} {item.status} {item.method} "
+        f"{item.body_bytes:,} bytes  {escape(item.url)}"
+        for item in alone
+    ]
+    if len(alone) < len(answers):
+        rest = [item for item in answers if item.intact]
+        lines.append(
+            f"[green]intact[/] {len(rest)} vendor answers of "
+            f"{len({item.symbol for item in rest})} symbols, "
+            f"{sum(item.body_bytes for item in rest):,} bytes  [dim](--full or --symbol)[/]"
+        )
+    return lines
+
+
+def _grow(tree: Tree, name: str, value: Any) -> None:
+    """Add a value of a decision's record: a line, or a branch of lines."""
+    from rich.markup import escape
+
+    label = f"[bold]{escape(name.replace('_', ' '))}[/]"
+    if isinstance(value, Mapping):
+        branch = tree.add(label)
+        for key, item in value.items():
+            _grow(branch, str(key), item)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        branch = tree.add(label)
+        for row in value[:_ROWS_TOLD]:
+            cells = (f"{key} {_told(item)}" for key, item in row.items())
+            branch.add(escape("  ".join(cells)))
+        if len(value) > _ROWS_TOLD:
+            branch.add(f"[dim]and {len(value) - _ROWS_TOLD} more (--json)[/]")
+    else:
+        tree.add(f"{label}  {escape(_told(value))}")
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_told, value)) or "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_told(item)}" for key, item in value.items())
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

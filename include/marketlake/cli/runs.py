@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -52,6 +52,7 @@ def run() -> None:
         _on_demand(settings, api, "train_models", {"as_of": plan.train_as_of.isoformat()})
         _sessions(settings, api, list(plan.sessions), reprocess="failed")
         _on_demand(settings, api, "publish_docs", {"through": plan.sessions[-1].isoformat()})
+        _exports(settings, api, plan.sessions)
     _print_summary(settings, monotonic_s() - began)
 
 
@@ -224,6 +225,15 @@ def _sessions(
     if failed:
         _fail([task for run in failed for task in daily_runs.failed_tasks(settings, api, run)])
     typer.echo(f"backfill {label}  done in {monotonic_s() - began:.1f} s")
+
+
+def _exports(settings: Settings, api: AirflowApi, sessions: Sequence[date]) -> None:
+    """Wait for the audit files that these sessions set off; end the program if they failed."""
+    from marketlake.services.platform import daily_runs
+
+    failed = daily_runs.await_exports(settings, api, sessions)
+    if failed:
+        _fail(failed)
 
 
 def _missing_sessions(settings: Settings, api: AirflowApi, sessions: list[date]) -> None:

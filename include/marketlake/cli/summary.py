@@ -150,7 +150,8 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> Table | str:
 def _ledger(ledger: Mapping[str, Any]) -> str:
     verdict = "[green]verified[/]" if ledger["ok"] else "[red]NOT VERIFIED[/]"
     faults = "".join(f"\n  {fault}" for fault in ledger["faults"])
-    return f"{verdict}: {ledger['size']:,} entries, root {ledger['root_hash']}{faults}"
+    signed = f"\nsigned by {ledger['public_key']}: keep this key where nobody here can write"
+    return f"{verdict}: {ledger['size']:,} entries, root {ledger['root_hash']}{signed}{faults}"
 
 
 def _look(summary: Mapping[str, Any], login: str) -> Table:

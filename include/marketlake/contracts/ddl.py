@@ -13,6 +13,7 @@ _TYPES = {
     "string": "text",
     "int64": "bigint",
     "float64": "double precision",
+    "float32": "real",
     "bool": "boolean",
     "date": "date",
     "timestamp_utc": "timestamp with time zone",

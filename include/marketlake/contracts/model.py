@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-Kind = Literal["string", "int64", "float64", "bool", "date", "timestamp_utc", "strings", "binary"]
+Kind = Literal[
+    "string", "int64", "float64", "float32", "bool", "date", "timestamp_utc", "strings", "binary"
+]
 Severity = Literal["critical", "warning"]
 CheckName = Literal[
     "not_null",

@@ -1,13 +1,18 @@
 """The specification's named files, each with its section and its contract.
 
 ``{yyyymmdd}`` and ``{yyyymm}`` are the exchange session a file is about. Records (audit logs and
-snapshots) are named by their exchange-local recording time instead. A file whose contract is not
-in the catalog yet is reported as "not built yet".
+snapshots) are named by their exchange-local recording time instead; those of one second by a number
+behind it. They have no contract in the catalog: whether there is one is seen in the lake by its
+name.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
+
+_DIGITS = {"{yyyymmdd}": r"\d{8}", "{yyyymm}": r"\d{6}", "{hhmmss}": r"\d{6}", "{hh}": r"\d{2}"}
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,25 @@ class SpecFile:
     section: str
     produced_by: str
     contract: str
+
+    def matches(self, key: str) -> bool:
+        """Return whether a key of the lake bucket is one of these files."""
+        return self._shape.fullmatch(key) is not None
+
+    def place_of(self, key: str) -> tuple[str, int]:
+        """Return what these files sort by: their time, then their number within it."""
+        match = self._shape.fullmatch(key)
+        if match is None:
+            raise ValueError(f"{key} is no {self.pattern}")
+        return match["time"], int(match["number"] or 1)
+
+    @cached_property
+    def _shape(self) -> re.Pattern[str]:
+        stem, _, ending = self.pattern.rpartition(".")
+        shape = re.escape(stem)
+        for name, digits in _DIGITS.items():
+            shape = shape.replace(re.escape(name), digits)
+        return re.compile(rf"(?P<time>{shape})(?:_(?P<number>\d+))?\.{ending}")
 
 
 SPEC_FILES: tuple[SpecFile, ...] = (
@@ -78,25 +102,25 @@ SPEC_FILES: tuple[SpecFile, ...] = (
     SpecFile(
         "audit_logs/api_calls/{yyyymmdd}_{hh}.json",
         "3.1",
-        "archive_lake",
+        "export_audit",
         "out_audit_logs__api_calls",
     ),
     SpecFile(
         "audit_logs/calculations/{yyyymmdd}_{hh}.json",
         "3.1",
-        "archive_lake",
+        "export_audit",
         "out_audit_logs__calculations",
     ),
     SpecFile(
         "audit_logs/decisions/trade_decision_{yyyymmdd}_{hhmmss}.json",
         "3.1",
-        "archive_lake",
+        "export_audit",
         "out_audit_logs__trade_decision",
     ),
     SpecFile(
         "audit_logs/master_log_{yyyymm}.db",
         "3.1",
-        "archive_lake",
+        "export_audit",
         "out_audit_logs__master_log",
     ),
     SpecFile(

@@ -1,9 +1,10 @@
 """What OpenLineage hears of a task: START, then COMPLETE or FAIL, with what it read and wrote.
 
 The ledger is the record; these events are the copy that other tools read. Datasets are contracts,
-their partitions sessions, their versions content hashes. The events are plain JSON, because
-importing the OpenLineage client would cost every task more than half a CPU second; tests rebuild
-each event with the client's own classes. What does not belong here: what a step reads and writes
+their partitions sessions, their versions content hashes; of what is computed by column, so is the
+lineage: features, warehouse tables, dbt models. The events are plain JSON, because importing the
+OpenLineage client would cost every task more than half a CPU second; tests rebuild each event with
+the client's own classes. What does not belong here: what a step reads and writes
 (``pipelines/context.py`` notes it).
 """
 
@@ -23,7 +24,9 @@ from airflow import __version__ as airflow_version
 from marketlake import __version__
 from marketlake.clock import utc_now
 from marketlake.contracts import Contract
+from marketlake.contracts.catalog import CATALOG
 from marketlake.contracts.catalog import contract as contract_of
+from marketlake.contracts.lineage import LINEAGE, ColumnLineage, InputColumn
 from marketlake.errors import MarketlakeError
 from marketlake.storage.canonical import sha256_hex
 from marketlake.storage.ledger import redact
@@ -200,10 +203,14 @@ def task_event(
             },
         },
         # What a run wrote and read back is not its input.
-        "inputs": _lake_datasets(ctx, ctx.touched.read - ctx.touched.written, "input"),
+        "inputs": [
+            *_lake_datasets(ctx, ctx.touched.read - ctx.touched.written, "input"),
+            *_modelled_datasets(ctx),
+        ],
         "outputs": [
             *_lake_datasets(ctx, ctx.touched.written, "output"),
             *_warehouse_datasets(ctx, ctx.touched.loaded),
+            *_model_datasets(ctx),
         ],
     }
 
@@ -234,15 +241,18 @@ def _lake_dataset(bucket: str, name: str, refs: list[ArtifactRef], side: Side) -
     statistics = {"fileCount": len(refs)}
     if contract.form == "parquet":  # a document is one value; only tables have rows
         statistics["rowCount"] = sum(ref.rows for ref in refs)
+    facets = {
+        "schema": _schema(contract),
+        "version": _facet(
+            "1-0-1/DatasetVersionDatasetFacet", datasetVersion=_content_version(refs)
+        ),
+    }
+    if side == "output" and contract.name in LINEAGE:
+        facets["columnLineage"] = _column_lineage(LINEAGE[contract.name], bucket)
     return {
         "namespace": bucket,
         "name": name,
-        "facets": {
-            "schema": _schema(contract),
-            "version": _facet(
-                "1-0-1/DatasetVersionDatasetFacet", datasetVersion=_content_version(refs)
-            ),
-        },
+        "facets": facets,
         f"{side}Facets": {
             "subset": _facet(
                 _SUBSET[side],
@@ -254,18 +264,99 @@ def _lake_dataset(bucket: str, name: str, refs: list[ArtifactRef], side: Side) -
 
 
 def _warehouse_datasets(ctx: RunContext, loaded: Mapping[str, int]) -> list[dict[str, Any]]:
-    postgres = ctx.settings.postgres
+    """Return the tables that were loaded: column by column what the lake has."""
     return [
         {
-            "namespace": f"postgres://{postgres.host}:{postgres.port}",
-            "name": f"{postgres.warehouse_db}.{contract.layer}.{contract.table}",
-            "facets": {"schema": _schema(contract)},
+            **_relation(ctx, f"{contract.layer}.{contract.table}"),
+            "facets": {
+                "schema": _schema(contract),
+                "columnLineage": _column_lineage(_copied(contract), f"s3://{ctx.lake.bucket}"),
+            },
             "outputFacets": {
                 "outputStatistics": _facet(_STATISTICS["output"], rowCount=loaded[contract.name])
             },
         }
         for contract in map(contract_of, sorted(loaded))
     ]
+
+
+def _model_datasets(ctx: RunContext) -> list[dict[str, Any]]:
+    """Return the models that dbt built, each column with the source columns it comes from."""
+    return [
+        {
+            **_relation(ctx, model.relation),
+            "facets": {
+                "schema": _facet("1-2-0/SchemaDatasetFacet", fields=list(model.columns)),
+                "columnLineage": _column_lineage(model.lineage, **_relation(ctx, "")),
+            },
+            "outputFacets": {},
+        }
+        for model in ctx.touched.built
+    ]
+
+
+def _modelled_datasets(ctx: RunContext) -> list[dict[str, Any]]:
+    """Return the sources that the models were built from: contracts' tables, and dbt's seeds."""
+    contracts = {f"{item.layer}.{item.table}": item for item in CATALOG if item.warehouse}
+    lineages = [model.lineage for model in ctx.touched.built]
+    used = {
+        item.dataset
+        for lineage in lineages
+        for inputs in (*lineage.columns.values(), lineage.rows)
+        for item in inputs
+    }
+    return [
+        {
+            **_relation(ctx, relation),
+            "facets": {"schema": _schema(contracts[relation])} if relation in contracts else {},
+            "inputFacets": {},
+        }
+        for relation in sorted(used)
+    ]
+
+
+def _relation(ctx: RunContext, relation: str) -> dict[str, str]:
+    postgres = ctx.settings.postgres
+    return {
+        "namespace": f"postgres://{postgres.host}:{postgres.port}",
+        "name": f"{postgres.warehouse_db}.{relation}",
+    }
+
+
+def _copied(contract: Contract) -> ColumnLineage:
+    return ColumnLineage(
+        {
+            item.name: (InputColumn(contract.name, item.name, "DIRECT", "IDENTITY"),)
+            for item in contract.fields
+        }
+    )
+
+
+def _column_lineage(lineage: ColumnLineage, namespace: str, name: str = "") -> dict[str, Any]:
+    """Return the facet; the datasets of the inputs are named below ``namespace`` and ``name``."""
+
+    def inputs(items: Iterable[InputColumn]) -> list[dict[str, Any]]:
+        uses: dict[tuple[str, str], list[dict[str, str]]] = {}
+        for item in items:
+            use = {"type": item.kind, "subtype": item.subtype}
+            uses.setdefault((item.dataset, item.column), []).append(use)
+        return [
+            {
+                "namespace": namespace,
+                "name": f"{name}{dataset}",
+                "field": column,
+                "transformations": transformations,
+            }
+            for (dataset, column), transformations in uses.items()
+        ]
+
+    return _facet(
+        "1-2-0/ColumnLineageDatasetFacet",
+        fields={
+            column: {"inputFields": inputs(items)} for column, items in lineage.columns.items()
+        },
+        dataset=inputs(lineage.rows),
+    )
 
 
 def _schema(contract: Contract) -> dict[str, Any]:

@@ -30,6 +30,7 @@ _FAILS: list[tuple[type[errors.Terminal], str]] = [
     (errors.Stale, "the vendor repeats an earlier answer"),
     (errors.ContractViolation, "what was computed breaks its contract: a retry computes the same"),
     (errors.LookaheadError, "the computation asked for the future: this is a bug, not weather"),
+    (errors.Shredded, "the document was erased on purpose: nobody can read it any more"),
     (errors.DeadlineMissed, "what was late stays late: the session itself goes on"),
     (errors.Terminal, "the same call would fail again"),
 ]  # fmt: skip

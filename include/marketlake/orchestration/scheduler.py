@@ -8,8 +8,11 @@ scheduler does.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import signal
 import sys
+from threading import Timer
 
 from marketlake import pipelines
 from marketlake.calendars import Calendar
@@ -18,6 +21,7 @@ from marketlake.settings import current_settings
 from marketlake.storage import dbt_project, objects
 
 _MIGRATION_TIMEOUT_S = 180
+_ASK_AGAIN_AFTER_S = 0.1
 _OF_EVERY_TASK = (
     "airflow.dag_processing.bundles.local",
     "airflow.providers.standard.decorators.python",
@@ -39,7 +43,26 @@ def main() -> None:
     """Import what tasks inherit, wait for the database, become ``airflow scheduler``."""
     if current_settings().airflow.executor == "local":
         import_what_tasks_inherit()
+    ask_again_if_an_exit_is_swallowed()
     become_airflow("scheduler")
+
+
+def ask_again_if_an_exit_is_swallowed() -> None:
+    """Make sure that one signal ends this process.
+
+    Airflow's handler of SIGTERM raises SystemExit wherever the program happens to be. In a callback
+    of the garbage collector, such as SQLAlchemy's, Python prints it and goes on.
+    """
+    own = os.getpid()
+    print_it = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        print_it(unraisable)
+        if unraisable.exc_type is SystemExit and os.getpid() == own:
+            # Not from here: what is raised in a hook is swallowed too.
+            Timer(_ASK_AGAIN_AFTER_S, os.kill, (own, signal.SIGTERM)).start()
+
+    sys.unraisablehook = hook
 
 
 def import_what_tasks_inherit() -> None:

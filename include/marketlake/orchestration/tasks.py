@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow.sdk import Param, get_current_context
 
@@ -22,8 +21,6 @@ from marketlake.types import ArtifactRef, RunIdentity
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-    from marketlake.storage.ledger import LedgerWriter
 
 Json: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
@@ -93,18 +90,20 @@ def run_step(function: Callable[..., Any], /, *, as_of: date | None = None, **kw
     session is known.
     """
     from marketlake.orchestration.lineage_events import TaskLineage
-    from marketlake.pipelines.context import open_context
+    from marketlake.pipelines.context import open_context, recorded
+    from marketlake.pipelines.snapshots import snapshot_of
 
     context = get_current_context()
     run = identity_of(context)
     with (
         open_context(current_settings(), run) as step,
-        _Recorded(step.ledger, step=f"{function.__module__}.{function.__qualname__}"),
+        recorded(step.ledger, step.touched, step=f"{function.__module__}.{function.__qualname__}"),
     ):
         session = as_of or session_of(context)
+        arguments = {name: from_json(kwargs[name]) for name in kwargs}
         # Inside the record: a task whose COMPLETE the lake did not take has failed.
-        with TaskLineage(step, session):
-            result = function(step, session, **{name: from_json(kwargs[name]) for name in kwargs})
+        with TaskLineage(step, session), snapshot_of(step, session, function, arguments):
+            result = function(step, session, **arguments)
     return to_json(result)
 
 
@@ -148,28 +147,3 @@ def _session(value: str, *, where: str) -> date:
             todo="give one exchange session",
         ) from None
     return Calendar.of(current_settings().market.calendar).require_session(day)
-
-
-class _Recorded:
-    """Tells the ledger that a task started, and whether it finished or failed."""
-
-    def __init__(self, ledger: LedgerWriter, *, step: str) -> None:
-        self._ledger = ledger
-        self._step = step
-
-    def __enter__(self) -> Self:
-        self._ledger.record("task_started", step=self._step)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._ledger.record("task_finished", step=self._step)
-        else:
-            self._ledger.record(
-                "task_failed", step=self._step, error=kind.__name__, message=str(error)
-            )

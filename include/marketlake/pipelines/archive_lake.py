@@ -1,17 +1,21 @@
-"""Compact session objects into years, archive old raw ones, verify the ledger end to end."""
+"""Compact session objects into years, archive old raw ones, verify the ledger, back up both."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Any
 
+from marketlake.clock import utc_now
 from marketlake.contracts import Contract
 from marketlake.contracts.catalog import CATALOG
 from marketlake.errors import ContractViolation
+from marketlake.pipelines import back_up as backups
+from marketlake.pipelines import export_audit
 from marketlake.pipelines.context import RunContext
+from marketlake.storage.checkpoints import verify_ledger as verify_log
+from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient
+from marketlake.storage.snapshots import Snapshots
 from marketlake.types import ArtifactRef, Partition
 
 
@@ -85,10 +89,34 @@ def archive_raw(ctx: RunContext, through: date) -> dict[str, Any]:
     return {"archived_by": by, "copied": copied}
 
 
+def archive_snapshots(ctx: RunContext, through: date) -> dict[str, Any]:
+    """Compress the snapshots of every month that is old enough into one object a month.
+
+    Snapshots are named by the time of their recording, so their age is counted from now. A month is
+    moved whole, and again when some of it was restored.
+    """
+    days = ctx.settings.snapshots.archive_after_days
+    # Not through the run's own lake: every snapshot moved would be named in this step's snapshot.
+    snapshots = Snapshots(Lake(ctx.settings.lake), LedgerClient(ctx.settings.ledger))
+    today = ctx.calendar.local(utc_now()).date()
+    moved = {"archived": 0, "bytes": 0, "archive_bytes": 0}
+    for month, names in snapshots.months().items() if days else ():
+        if today - _last_day(month) <= timedelta(days=days):
+            continue
+        counts = dict(zip(moved, snapshots.archive(month, names), strict=True))
+        ctx.record_calculation("archive_snapshots", inputs=[], outputs=[], month=month, **counts)
+        moved = {name: total + counts[name] for name, total in moved.items()}
+    return {**moved, "through": str(through)}
+
+
+def _last_day(month: str) -> date:
+    year, number = int(month[:4]), int(month[4:])
+    return date(year + number // 12, number % 12 + 1, 1) - timedelta(days=1)
+
+
 def verify_ledger(ctx: RunContext, through: date) -> dict[str, Any]:
-    """Recompute the whole ledger, keep a checkpoint in the write-once bucket, or fail."""
-    client = LedgerClient(ctx.settings.ledger)
-    verification = client.verify()
+    """Recompute the whole ledger and hold it against every published checkpoint, or fail."""
+    verification = verify_log(ctx.settings)
     if not verification.ok:
         raise ContractViolation(
             expected="a ledger whose every leaf and checkpoint verifies",
@@ -96,7 +124,14 @@ def verify_ledger(ctx: RunContext, through: date) -> dict[str, Any]:
             where=f"ledger of {verification.size} entries",
             todo="keep everything as it is; run `marketlake audit verify --json`; call the auditor",
         )
-    checkpoint = client.checkpoint()
-    key = f"checkpoints/{checkpoint.size:012d}-{checkpoint.root_hash}.json"
-    ctx.lake.put_worm(key, json.dumps(asdict(checkpoint), sort_keys=True).encode())
-    return {"size": checkpoint.size, "root_hash": checkpoint.root_hash, "through": str(through)}
+    return {
+        "size": verification.size,
+        "root_hash": verification.root_hash,
+        "through": str(through),
+    }
+
+
+def back_up(ctx: RunContext, through: date) -> dict[str, Any]:
+    """Write what the audit files lack, then copy what is new of ledger and lake to the backup."""
+    export_audit.export_everything(ctx)
+    return backups.back_up(ctx) | {"through": str(through)}

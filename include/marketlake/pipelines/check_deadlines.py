@@ -29,8 +29,16 @@ _ON_THE_WAY = (
 """What each DAG publishes before the report, in the order of the chain."""
 
 
-def require_report(ctx: RunContext, session: date) -> bool:
-    """Return True when the session's report is published; raise DeadlineMissed when it is not."""
+def require_report(ctx: RunContext, session: date, *, held: bool) -> bool:
+    """Return whether a run that is held to the deadline found the session's report published.
+
+    Raises
+    ------
+    DeadlineMissed
+        When it is held, and the report is not there.
+    """
+    if not held:
+        return False
     if _is_published(ctx, OUT_REPORTS_DAILY, session):
         return True
     missing = next(

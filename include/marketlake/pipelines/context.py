@@ -28,24 +28,32 @@ from marketlake.contracts.catalog import (
 )
 from marketlake.errors import ContractViolation
 from marketlake.settings import PROJECT_ROOT, LakeSettings, PostgresSettings, Settings
+from marketlake.storage.dbt_project import Model
 from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient, LedgerWriter
+from marketlake.storage.recorded_store import Noted, NotingStore
 from marketlake.storage.warehouse import Loaded, Warehouse
 from marketlake.types import ArtifactRef, Partition, RunIdentity
+
+# An entry holds a megabyte; a name is 100 to 150 bytes of it.
+_NAMES_AN_ENTRY = 4000
 
 Content: TypeAlias = "pa.Table | pl.DataFrame | Mapping[str, Any]"
 
 
 @dataclass(frozen=True)
 class Touched:
-    """What a run really read, wrote (published or staged) and loaded: what its lineage says.
+    """What a run really read, wrote (published or staged), loaded, built: what its lineage says.
 
-    ``loaded`` is by contract: how many rows went into the warehouse.
+    ``loaded`` is by contract: how many rows went into the warehouse. ``noted`` is what went
+    through the lake's store, for the run's snapshot. ``built`` are dbt's models.
     """
 
     read: set[ArtifactRef] = field(default_factory=set)
     written: set[ArtifactRef] = field(default_factory=set)
     loaded: dict[str, int] = field(default_factory=dict)
+    noted: Noted = field(default_factory=Noted)
+    built: list[Model] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class RunContext:
             "intent",
             contract=contract.name,
             partition=partition.key,
-            parents=[parent.sha256 for parent in parents],
+            n_parents=len(parents),
         )
         ref = self.lake.write(
             contract,
@@ -89,7 +97,12 @@ class RunContext:
             recorded_at=utc_now(),
             export=export,
         )
-        self.ledger.record("published", code_version=self.code_version, **ref.as_json())
+        self.ledger.record(
+            "published",
+            code_version=self.code_version,
+            parents=sorted({parent.versioned_name for parent in parents}),
+            **ref.as_json(),
+        )
         self.touched.read.update(parents)
         self.touched.written.add(ref)
         return ref
@@ -124,8 +137,8 @@ class RunContext:
         self.ledger.record(
             "calculation",
             name=name,
-            inputs=[f"{ref.contract}/{ref.partition}@{ref.sha256}" for ref in inputs],
-            outputs=[f"{ref.contract}/{ref.partition}@{ref.sha256}" for ref in outputs],
+            inputs=[ref.versioned_name for ref in inputs],
+            outputs=[ref.versioned_name for ref in outputs],
             parameters=parameters,
             code_version=self.code_version,
         )
@@ -189,11 +202,51 @@ class RunContext:
         return pl.concat(parts)
 
 
+@contextmanager
+def recorded(ledger: LedgerWriter, touched: Touched, *, step: str) -> Iterator[None]:
+    """Tell the ledger that a task started, and how it ended: what it read, wrote and loaded.
+
+    Whoever writes a pipeline adds nothing for this: ``touched`` fills while the step works.
+    """
+    ledger.record("task_started", step=step)
+    try:
+        yield
+    except BaseException as error:
+        failure = {"error": type(error).__name__, "message": str(error)}
+        _record_end(ledger, "task_failed", touched, step=step, **failure)
+        raise
+    _record_end(ledger, "task_finished", touched, step=step)
+
+
+def _record_end(ledger: LedgerWriter, kind: str, touched: Touched, **what: str) -> None:
+    """Record how a task ended; a long list of artifacts goes on in further entries of the kind."""
+    # What a run wrote and read back is not its input.
+    sides = {"inputs": touched.read - touched.written, "outputs": touched.written}
+    named = [(side, name) for side, refs in sides.items() for name in sorted(map(_told, refs))]
+    loaded = [{"contract": name, "rows": rows} for name, rows in sorted(touched.loaded.items())]
+    parts = max(1, -(-len(named) // _NAMES_AN_ENTRY))
+    for part in range(parts):
+        some = named[part * _NAMES_AN_ENTRY : (part + 1) * _NAMES_AN_ENTRY]
+        ledger.record(
+            kind,
+            **what,
+            **{side: [name for of, name in some if of == side] for side in sides},
+            loaded=loaded,
+            part=part + 1,
+            parts=parts,
+        )
+
+
+def _told(ref: ArtifactRef) -> str:
+    """Return a reference's name; a staged part, which no reader sees, is said to be one."""
+    return f"{'_staging/' if '/_staging/' in ref.uri else ''}{ref.versioned_name}"
+
+
 class _NotingLake(Lake):
     """A lake that notes every artifact that is read from it, whichever way a step reads."""
 
     def __init__(self, settings: LakeSettings, touched: Touched) -> None:
-        super().__init__(settings)
+        super().__init__(settings, store=NotingStore(settings, touched.noted))
         self._touched = touched
 
     def read_ref(self, ref: ArtifactRef) -> pa.Table | dict[str, Any]:

@@ -14,6 +14,7 @@ from marketlake.pipelines import (
     assess_risk,
     build_features,
     build_warehouse,
+    export_audit,
     ingest_market_data,
     load_history,
     predict_signals,
@@ -21,7 +22,8 @@ from marketlake.pipelines import (
     train_models,
     validate_market_data,
 )
-from marketlake.pipelines.context import open_context
+from marketlake.pipelines.context import open_context, recorded
+from marketlake.pipelines.snapshots import snapshot_of
 from marketlake.settings import Settings
 from marketlake.types import ArtifactRef, RunIdentity
 
@@ -40,7 +42,12 @@ class _Line:
         if "year" in inputs or "source" in inputs:
             task_id = f"{function.__name__}_{inputs.get('source', '')}".rstrip("_")
             run = RunIdentity(self._dag_id, self._run_id, task_id, map_index=inputs.get("year", -1))
-        with open_context(self._settings, run) as ctx:
+        step = f"{function.__module__}.{function.__qualname__}"
+        with (
+            open_context(self._settings, run) as ctx,
+            recorded(ctx.ledger, ctx.touched, step=step),
+            snapshot_of(ctx, self._session, function, inputs),
+        ):
             return function(ctx, self._session, **inputs)
 
 
@@ -90,6 +97,7 @@ def run_session(settings: Settings, session: date, *, run_id: str) -> list[Artif
         measured=risk.step(assess_risk.measure_risk),
     )
     published += line("report_daily").step(report_daily.publish)
+    line("export_audit").step(export_audit.export)
     return published
 
 

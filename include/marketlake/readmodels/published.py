@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
@@ -72,7 +73,12 @@ def artifacts(lake: Lake, session: date | None = None) -> list[PublishedArtifact
 def spec_coverage(lake: Lake, session: date | None = None) -> list[SpecFileStatus]:
     """Return every named file with its newest edition up to ``session`` (any, if not given)."""
     contracts = {item.name: item for item in CATALOG}
-    return [_spec_status(lake, item, contracts.get(item.contract), session) for item in SPEC_FILES]
+    return [
+        _spec_status(lake, item, contracts[item.contract], session)
+        if item.contract in contracts
+        else _record_status(lake, item)
+        for item in SPEC_FILES
+    ]
 
 
 def _of_session(manifests: list[Manifest], session: date | None) -> list[Manifest]:
@@ -99,11 +105,11 @@ def _artifact(manifest: Manifest, bucket: str) -> PublishedArtifact:
 
 
 def _spec_status(
-    lake: Lake, item: SpecFile, artifact: Contract | None, session: date | None
+    lake: Lake, item: SpecFile, artifact: Contract, session: date | None
 ) -> SpecFileStatus:
     exported = [
         manifest
-        for manifest in (lake.manifests(artifact) if artifact is not None else [])
+        for manifest in lake.manifests(artifact)
         if manifest.export_key is not None
         and (session is None or manifest.sessions[-1] <= session.isoformat())
     ]
@@ -118,6 +124,30 @@ def _spec_status(
         session=newest.sessions[-1] if newest else None,
         uri=f"s3://{lake.bucket}/{newest.export_key}" if newest else None,
     )
+
+
+def _record_status(lake: Lake, item: SpecFile) -> SpecFileStatus:
+    """Return the newest file of a pattern without a contract; names are times, and sort by them."""
+    keys = [key for key in lake.list_keys(item.pattern.partition("{")[0]) if item.matches(key)]
+    newest = max(keys, key=item.place_of, default=None)
+    body = lake.get_bytes(newest) if newest is not None else b""
+    return SpecFileStatus(
+        file=item.pattern.format(**_PLACEHOLDERS),
+        section=item.section,
+        produced_by=item.produced_by,
+        rows=_rows_in(body) if newest is not None and newest.endswith(".json") else None,
+        sha256=hashlib.sha256(body).hexdigest() if newest is not None else None,
+        contract=item.contract,
+        session=None,
+        uri=f"s3://{lake.bucket}/{newest}" if newest is not None else None,
+    )
+
+
+def _rows_in(body: bytes) -> int:
+    """Return how many entries a JSON record has; any other is one document."""
+    document = json.loads(body)
+    entries = document.get("entries") if isinstance(document, dict) else document
+    return len(entries) if isinstance(entries, list) else 1
 
 
 def resolve(lake: Lake, text: str) -> tuple[Contract, Partition]:

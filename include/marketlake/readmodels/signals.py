@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Self
 
 from marketlake.contracts.catalog import CORE_SIGNALS_SIGNAL
-from marketlake.errors import MissingPartition
+from marketlake.errors import ConfigError, MissingPartition, NotFound
 from marketlake.storage.lake import Lake
+
+_SIGNAL_ID = re.compile(r"(\d{4}-\d{2}-\d{2})/([^/\s]+)")
+
+
+@dataclass(frozen=True)
+class SignalId:
+    """What identifies a signal, its contract's key; written ``2022-12-28/KO``."""
+
+    session: date
+    symbol: str
+
+    def __str__(self) -> str:
+        """Return it as a person writes it."""
+        return f"{self.session.isoformat()}/{self.symbol}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``SESSION/SYMBOL``; raise ConfigError when it is none."""
+        match = _SIGNAL_ID.fullmatch(text)
+        try:
+            if match is not None:
+                return cls(date.fromisoformat(match[1]), match[2])
+        except ValueError:
+            pass
+        raise ConfigError(
+            expected="a signal as SESSION/SYMBOL, for example 2022-12-28/KO",
+            was=repr(text),
+            where="the id of a signal",
+            todo="`marketlake signals` shows a session's symbols",
+        )
 
 
 def newest_session(lake: Lake) -> date:
@@ -29,3 +61,24 @@ def signals(lake: Lake, session: date | None = None) -> list[dict[str, Any]]:
     table = lake.read(CORE_SIGNALS_SIGNAL, [chosen], as_of=chosen)
     rows: list[dict[str, Any]] = table.sort_by("rank").to_pylist()
     return rows
+
+
+def signal(lake: Lake, wanted: SignalId) -> dict[str, Any]:
+    """Return one row of ``core_signals__signal``.
+
+    Raises
+    ------
+    NotFound
+        When the session has signals, but none of this symbol.
+    """
+    rows = signals(lake, wanted.session)
+    for row in rows:
+        if row["symbol"] == wanted.symbol:
+            return row
+    raise NotFound(
+        expected=f"a signal of {wanted.symbol} on {wanted.session}",
+        was=f"signals of {', '.join(sorted(row['symbol'] for row in rows))}",
+        where=f"{CORE_SIGNALS_SIGNAL.name}/session={wanted.session}",
+        todo=f"`marketlake show out_ml_models__daily_predictions/{wanted.session}` says who was "
+        "not predicted, and why",
+    )

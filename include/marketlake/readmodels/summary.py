@@ -23,8 +23,8 @@ from marketlake.readmodels.published import artifacts, spec_coverage
 from marketlake.readmodels.signals import signals
 from marketlake.settings import SandboxSettings, Settings
 from marketlake.sources.catalog import configured
+from marketlake.storage.checkpoints import verify_ledger
 from marketlake.storage.lake import Lake
-from marketlake.storage.ledger import LedgerClient
 from marketlake.types import Partition
 
 _CONTROL_TIMEOUT_S = 10.0
@@ -69,7 +69,7 @@ def daily_summary(settings: Settings, *, runs: Sequence[Mapping[str, Any]]) -> d
             todo="`marketlake backfill` a session and look at its runs in the UI",
         )
     newest, told = sessions[-1], sessions[-_SESSIONS_TOLD:]
-    verification = LedgerClient(settings.ledger).verify()
+    verification = verify_ledger(settings)
     return {
         "session": newest.isoformat(),
         "sessions": [session.isoformat() for session in told],
@@ -85,6 +85,7 @@ def daily_summary(settings: Settings, *, runs: Sequence[Mapping[str, Any]]) -> d
             "size": verification.size,
             "root_hash": verification.root_hash,
             "faults": verification.faults,
+            "public_key": settings.ledger.public_key,
         },
         "keeping": keeping(settings.lake),
         "ui": {

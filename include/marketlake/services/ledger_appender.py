@@ -1,7 +1,8 @@
-"""The ledger's one appender: an asyncio TCP server in front of the log in Postgres.
+"""The ledger's one appender: a TCP server, a thread a connection, in front of the log in Postgres.
 
 Everything that queued up while one transaction was being made durable goes into the next one
-(group commit); a caller is answered only after its commit. ``python -m`` this module runs it.
+(group commit), and whichever connection's turn it is commits for all; a caller is answered only
+after its commit. ``python -m`` this module runs it.
 What does not belong here: SQL and the tree (``storage/ledger_log.py``), and what is recorded.
 """
 
@@ -10,27 +11,33 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import itertools
 import json
 import logging
 import signal
+import socket
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
 
+from marketlake.clock import monotonic_s, utc_now
 from marketlake.errors import BadPayload, MarketlakeError, SourceUnavailable
+from marketlake.services.checkpoint_publication import CheckpointPublisher
+from marketlake.services.signing_key import public_key, signer
 from marketlake.settings import Settings, load_settings
+from marketlake.storage.checkpoints import PublishedCheckpoints
 from marketlake.storage.ledger import (
-    FRAME_HEADER,
-    MAX_FRAME_BYTES,
     PROTOCOL,
     StoredRow,
     error_to_wire,
     pack_frame,
+    receive_frame,
     require_token,
     token_refused,
 )
@@ -42,28 +49,56 @@ T = TypeVar("T")
 Message = dict[str, Any]
 
 _BATCH_ENTRIES = 4096
-_QUEUE_REQUESTS = 20_000
+_QUEUE_FRAMES = 20_000
 _HELLO_TIMEOUT_S = 10.0
+_LAST_ANSWERS_WITHIN_S = 5.0
+_LOOK_AGAIN_S = 1.0
 _PAGE_ROWS = 5000
 
 logger = logging.getLogger("marketlake.ledger_appender")
 
 
+class _Frame:
+    """The entries of every caller that one frame speaks for, and what became of them.
+
+    Its ``turn`` comes when that is known, or when its connection is to commit what is queued.
+    """
+
+    def __init__(self, requests: list[list[Leaf]]) -> None:
+        self.requests = requests
+        self.outcomes: Sequence[Outcome] | None = None
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+    @property
+    def size(self) -> int:
+        """Return the number of entries."""
+        return sum(map(len, self.requests))
+
+
 class Appender:
     """Serves one log until :meth:`stop`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._settings = settings
         self._token = require_token(settings.ledger).encode()
-        self._log = LedgerLog(settings.postgres)
+        places = PublishedCheckpoints(settings)
+        self._published = places.newest_in_file(public_key(settings))
+        self._log = LedgerLog(
+            settings.postgres, sign=signer(settings), published=self._published, clock=clock
+        )
+        self._publisher = CheckpointPublisher(places, settings.ledger.unpublished_limit_s)
         self._reader = LedgerReader(settings.postgres)
-        # psycopg connections and the tree belong to one thread each.
-        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-write")
-        self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-read")
-        self._queue: deque[tuple[list[Leaf], asyncio.Future[Outcome]]] = deque()
-        self._queued = asyncio.Event()
+        # psycopg connections and the tree serve one thread at a time.
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._queueing = threading.Lock()
+        self._queue: deque[_Frame] = deque()
+        self._is_committing = False
+        self._failure: Exception | None = None
         self._stopping = asyncio.Event()
-        self._operations: Mapping[str, Callable[[Message], Awaitable[Message]]] = {
+        self._operations: Mapping[str, Callable[[Message], Message]] = {
             "append": self._append,
             "checkpoint": self._checkpoint,
             "checkpoints": self._checkpoints,
@@ -77,71 +112,80 @@ class Appender:
     def stop(self) -> None:
         """Take no more requests; finish what is queued."""
         self._stopping.set()
-        self._queued.set()
 
     async def serve(self) -> None:
         """Answer until stopped. Postgres may come later; a second appender is an error at once."""
         try:
-            await self._in(self._write_thread, self._log.ping)
+            self._alone(self._writing, self._log.ping)
         except MarketlakeError as error:
             if not isinstance(error, SourceUnavailable) and self._log.refusal is None:
                 raise
             logger.error("%s", error)
-        ledger = self._settings.ledger
-        host = ledger.bind_host or ledger.host
-        server = await asyncio.start_server(self._serve_connection, host, ledger.port)
-        logger.info("listening on %s:%d, %d entries", host, ledger.port, self._log.head.size)
+        if self._log.refusal is None and self._log.head != self._published:
+            self._publisher.committed(self._log.signed_head)
+        logger.info("checkpoints are signed by %s", public_key(self._settings))
         try:
-            await self._commit_until_stopped()
+            await self._answer_until_stopped()
+            if self._failure is not None:
+                raise self._failure
         finally:
-            server.close()
-            await self._in(self._write_thread, self._log.close)
-            await self._in(self._read_thread, self._reader.close)
-            self._write_thread.shutdown()
-            self._read_thread.shutdown()
+            self._alone(self._writing, self._log.close)
+            self._publisher.close()
+            self._alone(self._reading, self._reader.close)
             logger.info("stopped at %d entries", self._log.head.size)
 
-    async def _commit_until_stopped(self) -> None:
-        while True:
-            await self._queued.wait()
-            self._queued.clear()
-            while self._queue:
-                await self._commit_one_batch()
-            if self._stopping.is_set():
-                return
-
-    async def _commit_one_batch(self) -> None:
-        batch = [self._queue.popleft()]
-        entries = len(batch[0][0])
-        while self._queue and entries + len(self._queue[0][0]) <= _BATCH_ENTRIES:
-            entries += len(self._queue[0][0])
-            batch.append(self._queue.popleft())
+    async def _answer_until_stopped(self) -> None:
+        """Take connections until :meth:`stop`; then let the answers under way go out."""
+        self._loop = asyncio.get_running_loop()
+        ledger = self._settings.ledger
+        listener = socket.create_server((ledger.bind_host or ledger.host, ledger.port))
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept, listener)
+        logger.info("listening on %s:%d, %d entries", *listener.getsockname(), self._log.head.size)
         try:
-            requests = [leaves for leaves, _ in batch]
-            outcomes = await self._in(self._write_thread, lambda: self._log.append(requests))
-        except MarketlakeError as error:
-            logger.error("%d requests refused: %s", len(batch), error)
-            outcomes = [error] * len(batch)
-        for (_, waiting), outcome in zip(batch, outcomes, strict=True):
-            # A caller that hung up has cancelled its future; its entries are in all the same.
-            if not waiting.done():
-                waiting.set_result(outcome)
+            await self._stopping.wait()
+        finally:
+            self._loop.remove_reader(listener)
+            listener.close()
+            self._hang_up()
 
-    async def _serve_connection(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        with suppress(
-            ConnectionError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError
-        ):
-            async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                answer = self._greet(await _read_frame(reader))
-                writer.write(pack_frame(answer))
-                await writer.drain()
-            while "error" not in answer and not self._stopping.is_set():
-                request = await _read_frame(reader)
-                writer.write(pack_frame(await self._answer(request)))
-                await writer.drain()
-        writer.close()
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:  # such as: no file descriptors left
+            logger.error("no connection was taken: %s", error)
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_LOOK_AGAIN_S, self._look_again, listener)
+            return
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+        self._connections[connection] = thread
+        thread.start()
+
+    def _look_again(self, listener: socket.socket) -> None:
+        if not self._stopping.is_set():
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _hang_up(self) -> None:
+        """Take no more requests, and give the answers that are under way a moment."""
+        deadline = monotonic_s() + _LAST_ANSWERS_WITHIN_S
+        for connection, thread in [*self._connections.items()]:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+            thread.join(max(deadline - monotonic_s(), 0))
+
+    def _serve(self, connection: socket.socket) -> None:
+        """Answer one connection's requests until either side ends it; on a thread of its own."""
+        try:
+            # A stranger's bytes are no frame (ValueError).
+            with connection, suppress(OSError, ValueError):
+                answer = self._greet(_read(connection, monotonic_s() + _HELLO_TIMEOUT_S))
+                connection.sendall(pack_frame(answer))
+                connection.settimeout(None)
+                while "error" not in answer and not self._stopping.is_set():
+                    connection.sendall(pack_frame(self._answer(_read(connection))))
+        finally:
+            del self._connections[connection]
 
     def _greet(self, hello: Message) -> Message:
         token = str(hello.get("token", "")).encode()
@@ -149,38 +193,91 @@ class Appender:
             return {}
         return {"error": error_to_wire(token_refused("ledger appender"))}
 
-    async def _answer(self, request: Message) -> Message:
+    def _answer(self, request: Message) -> Message:
         try:
             if self._stopping.is_set():
                 raise _unavailable("it is stopping")
-            return await self._operations[str(request.get("op"))](request)
+            return self._operations[str(request.get("op"))](request)
         except MarketlakeError as error:
             return {"error": error_to_wire(error)}
         except (KeyError, TypeError, ValueError) as error:
             return {"error": error_to_wire(_bad_request(request, error))}
 
-    async def _append(self, request: Message) -> Message:
-        leaves = [Leaf.of(str(content).encode()) for content in request["entries"]]
-        if len(self._queue) >= _QUEUE_REQUESTS:
-            raise _unavailable(f"{len(self._queue)} requests are waiting for Postgres")
-        waiting: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.append((leaves, waiting))
-        self._queued.set()
-        outcome = await waiting
-        if isinstance(outcome, MarketlakeError):
-            raise outcome
-        return {"receipts": [(receipt.index, receipt.leaf_hash) for receipt in outcome]}
+    def _append(self, request: Message) -> Message:
+        read = [_read_leaves(contents) for contents in request["requests"]]
+        good = [leaves for leaves in read if not isinstance(leaves, MarketlakeError)]
+        outcomes = iter(self._committed(good) if good else ())
+        return {
+            "answers": [
+                _answer_to_wire(leaves if isinstance(leaves, MarketlakeError) else next(outcomes))
+                for leaves in read
+            ]
+        }
 
-    async def _ping(self, request: Message) -> Message:
-        await self._in(self._write_thread, self._log.ping)
+    def _committed(self, requests: list[list[Leaf]]) -> Sequence[Outcome]:
+        """Return what became of the requests; another connection may have committed them."""
+        if len(self._queue) >= _QUEUE_FRAMES:
+            raise _unavailable(f"{len(self._queue)} callers are waiting for Postgres")
+        own = _Frame(requests)
+        with self._queueing:
+            self._queue.append(own)
+            if len(self._queue) == 1 and not self._is_committing:
+                self._is_committing = True
+                own.turn.release()
+        own.turn.acquire()
+        if own.outcomes is None:
+            self._commit_queued()
+        return own.outcomes or ()
+
+    def _commit_queued(self) -> None:
+        """Commit one batch of what is queued, then let the next connection commit."""
+        frames = [self._queue.popleft()]
+        entries = frames[0].size
+        while self._queue and entries + self._queue[0].size <= _BATCH_ENTRIES:
+            frames.append(self._queue.popleft())
+            entries += frames[-1].size
+        batch = [leaves for frame in frames for leaves in frame.requests]
+        outcomes: Sequence[Outcome] = [_unavailable("it failed")] * len(batch)
+        try:
+            with self._writing:
+                if self._failure is None:
+                    outcomes = self._logged(batch)
+        except Exception as error:
+            # What is not one of our errors ends the process: the state it left is not known.
+            self._failure = error
+            self._loop.call_soon_threadsafe(self.stop)
+        finally:
+            given = iter(outcomes)
+            for frame in frames:
+                frame.outcomes = [*itertools.islice(given, len(frame.requests))]
+            with self._queueing:
+                self._is_committing = bool(self._queue)
+                if self._queue:
+                    self._queue[0].turn.release()
+            for frame in frames[1:]:
+                frame.turn.release()
+
+    def _logged(self, batch: Sequence[list[Leaf]]) -> Sequence[Outcome]:
+        try:
+            self._publisher.require_published()
+            outcomes = self._log.append(batch)
+            self._publisher.committed(self._log.signed_head)
+        except (MarketlakeError, psycopg.Error) as error:
+            logger.error("%d requests refused: %s", len(batch), error)
+            refusal = _of_postgres(error) if isinstance(error, psycopg.Error) else error
+            return [refusal] * len(batch)
+        return outcomes
+
+    def _ping(self, request: Message) -> Message:
+        self._alone(self._writing, self._log.ping)
         return {}
 
-    async def _checkpoint(self, request: Message) -> Message:
+    def _checkpoint(self, request: Message) -> Message:
         self._log.require_sound()
         return {"checkpoint": asdict(self._log.head)}
 
-    async def _head(self, request: Message) -> Message:
-        # On the writing thread, so that head and table are seen between two commits.
+    def _head(self, request: Message) -> Message:
+        # Not while one is writing, so that head and table are seen between two commits.
         def look() -> Message:
             return {
                 "stored_end": self._log.stored_end(),
@@ -188,48 +285,44 @@ class Appender:
                 "refusal": self._log.refusal,
             }
 
-        return await self._in(self._write_thread, look)
+        return self._alone(self._writing, look)
 
-    async def _prove(self, request: Message) -> Message:
+    def _prove(self, request: Message) -> Message:
         index = int(request["index"])
-        proof = await self._in(self._write_thread, lambda: self._log.prove(index))
+        proof = self._alone(self._writing, lambda: self._log.prove(index))
         return {"proof": asdict(proof)}
 
-    async def _checkpoints(self, request: Message) -> Message:
+    def _checkpoints(self, request: Message) -> Message:
         since, last = int(request["since"]), int(request["last"])
         limit = min(int(request["limit"]), _PAGE_ROWS)
-        page = await self._in(
-            self._read_thread, lambda: self._reader.checkpoints(since, last, limit=limit)
+        page = self._alone(
+            self._reading, lambda: self._reader.checkpoints(since, last, limit=limit)
         )
         return {"checkpoints": [asdict(checkpoint) for checkpoint in page]}
 
-    async def _rows(self, request: Message) -> Message:
+    def _rows(self, request: Message) -> Message:
         first, end = int(request["first"]), request["end"]
         limit = min(int(request["limit"]), _PAGE_ROWS)
         filters = {str(name): str(value) for name, value in request["filters"].items()}
-        page = await self._in(
-            self._read_thread,
+        page = self._alone(
+            self._reading,
             lambda: self._reader.rows(
                 first, None if end is None else int(end), limit=limit, filters=filters
             ),
         )
         return {"rows": [_row_to_wire(row) for row in page]}
 
-    async def _last_key(self, request: Message) -> Message:
+    def _last_key(self, request: Message) -> Message:
         prefix = str(request["prefix"])
-        key = await self._in(self._read_thread, lambda: self._reader.last_key(prefix))
+        key = self._alone(self._reading, lambda: self._reader.last_key(prefix))
         return {"key": key}
 
-    async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(thread, work)
-        except psycopg.Error as error:
-            raise SourceUnavailable(
-                expected="a Postgres that does what the ledger asks",
-                was=f"{type(error).__name__}: {str(error).strip()}",
-                where="ledger appender",
-                todo="look at the Postgres log",
-            ) from error
+    def _alone(self, lock: threading.Lock, work: Callable[[], T]) -> T:
+        with lock:
+            try:
+                return work()
+            except psycopg.Error as error:
+                raise _of_postgres(error) from error
 
 
 def main(settings: Settings) -> None:
@@ -250,17 +343,25 @@ async def _run(settings: Settings) -> None:
     await appender.serve()
 
 
-async def _read_frame(reader: asyncio.StreamReader) -> Message:
-    (length,) = FRAME_HEADER.unpack(await reader.readexactly(FRAME_HEADER.size))
-    if length > MAX_FRAME_BYTES:
-        raise ConnectionError(f"a frame of {length} bytes")
-    try:
-        message = json.loads(await reader.readexactly(length))
-    except ValueError as error:
-        raise ConnectionError(f"not JSON: {error}") from None
+def _read(connection: socket.socket, deadline: float | None = None) -> Message:
+    message = json.loads(receive_frame(connection, deadline))
     if not isinstance(message, dict):
-        raise ConnectionError("not a JSON object")
+        raise ValueError("not a JSON object")
     return message
+
+
+def _read_leaves(contents: Sequence[str]) -> list[Leaf] | MarketlakeError:
+    """Return one caller's entries, or why they are refused: alone, whoever sent them along."""
+    try:
+        return [Leaf.of(str(content).encode()) for content in contents]
+    except MarketlakeError as error:
+        return error
+
+
+def _answer_to_wire(outcome: Outcome) -> Message:
+    if isinstance(outcome, MarketlakeError):
+        return {"error": error_to_wire(outcome)}
+    return {"receipts": [(receipt.index, receipt.leaf_hash) for receipt in outcome]}
 
 
 def _row_to_wire(row: StoredRow) -> list[Any]:
@@ -269,6 +370,15 @@ def _row_to_wire(row: StoredRow) -> list[Any]:
         *(row.index, row.key, row.kind, row.dag_id, row.run_id, row.recorded_at_utc),
         *(content, row.leaf_hash),
     ]
+
+
+def _of_postgres(error: psycopg.Error) -> SourceUnavailable:
+    return SourceUnavailable(
+        expected="a Postgres that does what the ledger asks",
+        was=f"{type(error).__name__}: {str(error).strip()}",
+        where="ledger appender",
+        todo="look at the Postgres log",
+    )
 
 
 def _unavailable(why: str) -> SourceUnavailable:

@@ -24,6 +24,7 @@ _TRAILER = struct.pack("!h", -1)
 _FIXED: dict[Kind, str] = {
     "int64": ">i8",
     "float64": ">f8",
+    "float32": ">f4",
     "bool": "u1",
     "date": ">i4",
     "timestamp_utc": ">i8",

@@ -1,7 +1,8 @@
 """Run the dbt project: one build in this process, for one session or for everything.
 
-Belongs here: how dbt is called and how its failures are named. Does not belong: SQL (``dbt/``)
-and loading the tables that it reads (:mod:`marketlake.storage.warehouse`).
+Belongs here: how dbt is called, how its failures are named, and what it makes of which columns.
+Does not belong: SQL (``dbt/``) and loading the tables that it reads
+(:mod:`marketlake.storage.warehouse`).
 
 dbt keeps global state, so a process should build once; tasks are processes of their own.
 """
@@ -16,10 +17,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from marketlake.contracts.catalog import CATALOG
+from marketlake.contracts.lineage import ColumnLineage, InputColumn
 from marketlake.errors import ConfigError, ContractViolation, GateFailed, SourceUnavailable
 from marketlake.settings import PROJECT_ROOT, Settings
 from marketlake.storage.warehouse import Warehouse
@@ -60,6 +65,18 @@ _DEAD_CONNECTION = (
     "the database system is",
     "connection already closed",
 )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A relation that dbt makes, ``schema.name``, and which source columns its columns come from.
+
+    ``columns`` has what the project says of each: its name, its type and description if given.
+    """
+
+    relation: str
+    columns: tuple[Mapping[str, str], ...]
+    lineage: ColumnLineage
 
 
 def build(
@@ -111,6 +128,42 @@ def build(
     if not outcome.success:
         raise _failure(nodes, outcome.exception, target_dir)
     return {"nodes": nodes, "engine": _engine()}
+
+
+def models(settings: Settings, *, target_dir: Path) -> dict[str, Model]:
+    """Return every model of the project by dbt's id; sources are contracts' tables and seeds.
+
+    Read off the compiled SQL once for each state of the project, and kept beside its parse.
+    Errors are those of :func:`build`, and ConfigError for SQL whose columns cannot be followed.
+    """
+    fingerprint = project_fingerprint()
+    kept = _kept_models(settings, fingerprint)
+    if not kept.is_file():
+        with _environment(settings):
+            manifest = _manifest(settings, fingerprint, target_dir)
+            variables = json.dumps({"session": None, "fingerprint": None})
+            outcome = _invoke(
+                ["compile", "--no-populate-cache", "--no-write-json", "--vars", variables],
+                target_dir=target_dir,
+                manifest=manifest,
+            )
+        if not outcome.success:
+            raise _failure([], outcome.exception, target_dir)
+        _keep(kept, json.dumps(_followed(manifest, outcome.result.results)).encode())
+    return {
+        unique_id: Model(
+            one["relation"],
+            tuple(one["columns"]),
+            ColumnLineage(
+                {
+                    name: tuple(InputColumn(*item) for item in inputs)
+                    for name, inputs in one["inputs"].items()
+                },
+                tuple(InputColumn(*item) for item in one["rows"]),
+            ),
+        )
+        for unique_id, one in json.loads(kept.read_bytes()).items()
+    }
 
 
 def docs_page(settings: Settings, *, target_dir: Path) -> tuple[bytes, dict[str, Any]]:
@@ -194,8 +247,6 @@ def project_fingerprint() -> str:
 
 
 def _engine() -> str:
-    from importlib.metadata import version
-
     return f"dbt {version('dbt-core')}, dbt-postgres {version('dbt-postgres')}"
 
 
@@ -278,17 +329,70 @@ def _manifest(settings: Settings, fingerprint: str, target_dir: Path) -> Any:
     outcome = _invoke(["parse"], target_dir=target_dir, manifest=None)
     if not outcome.success:
         raise _failure([], outcome.exception, target_dir)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    written = kept.with_suffix(f".{os.getpid()}")
-    written.write_bytes(outcome.result.to_msgpack(extended_mashumaro_encoder))
-    written.replace(kept)
+    _keep(kept, outcome.result.to_msgpack(extended_mashumaro_encoder))
     return outcome.result
+
+
+def _keep(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(f".{os.getpid()}")
+    written.write_bytes(content)
+    written.replace(path)
 
 
 def _kept_manifest(settings: Settings, fingerprint: str) -> Path:
     # The parsed project names its database, so each database has a file of its own.
     name = f"manifest-{settings.postgres.warehouse_db}-{fingerprint[:16]}.msgpack"
     return settings.home / "dbt" / name
+
+
+def _kept_models(settings: Settings, fingerprint: str) -> Path:
+    # By what reads the SQL too; its files, because importing it costs more than all the rest.
+    digest = hashlib.sha256(f"{fingerprint} {version('sqlglot')} ".encode())
+    for name in ("column_lineage.py", "dbt_project.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return settings.home / "dbt" / f"models-{digest.hexdigest()[:16]}.json"
+
+
+def _followed(manifest: Any, results: Sequence[Any]) -> dict[str, Any]:
+    """Return :func:`models` as JSON; dbt compiles a model after those it reads."""
+    # Imported here: parsing SQL takes most of a CPU second to import.
+    from marketlake.storage.column_lineage import lineage_of_models
+
+    sources = {
+        f"{contract.layer}.{contract.table}": [item.name for item in contract.fields]
+        for contract in CATALOG
+        if contract.warehouse
+    }
+    for node in manifest.nodes.values():
+        if node.resource_type == "seed":
+            header, _ = (PROJECT / node.original_file_path).read_text("utf-8").split("\n", 1)
+            sources[f"{node.schema}.{node.alias}"] = header.split(",")
+    compiled = {
+        f"{item.node.schema}.{item.node.alias}": item.node
+        for item in results
+        if item.node.resource_type == "model"
+    }
+    followed = lineage_of_models(
+        {relation: node.compiled_code for relation, node in compiled.items()}, sources
+    )
+    return {
+        compiled[relation].unique_id: {
+            "relation": relation,
+            "columns": [_said(compiled[relation], name) for name in lineage.columns],
+            "inputs": {
+                name: [astuple(item) for item in inputs] for name, inputs in lineage.columns.items()
+            },
+            "rows": [astuple(item) for item in lineage.rows],
+        }
+        for relation, lineage in followed.items()
+    }
+
+
+def _said(node: Any, name: str) -> dict[str, str]:
+    said = node.columns.get(name)
+    told = {"type": said.data_type, "description": said.description} if said else {}
+    return {"name": name, **{key: text for key, text in told.items() if text}}
 
 
 def _read_manifest(path: Path) -> Any:

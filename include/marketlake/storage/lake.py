@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -45,12 +46,11 @@ from marketlake.storage.canonical import (
 )
 from marketlake.storage.lifecycle import archived_by, ensure_lifecycle
 from marketlake.storage.manifest import Manifest, Published
-from marketlake.storage.objects import CONNECTIONS, Listed, ObjectStore
+from marketlake.storage.objects import CONNECTIONS, Listed, ObjectStore, Stored
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
 _MANIFEST = "manifest.json"
 _ARCHIVE = "archive/"
-_WORM_RETENTION_DAYS = 1
 _CACHED_TABLE_BYTES = 128 * 1024 * 1024
 _CACHED_MANIFESTS = 20_000
 _SESSIONS_NAMED = 10
@@ -68,11 +68,10 @@ _Result = TypeVar("_Result")
 class Lake:
     """Artifacts of one bucket. Threads may share it; a forked process makes its own."""
 
-    def __init__(self, settings: LakeSettings) -> None:
+    def __init__(self, settings: LakeSettings, *, store: ObjectStore | None = None) -> None:
         self.bucket = settings.bucket
         self._settings = settings
-        self._worm_bucket = settings.worm_bucket
-        self._store = ObjectStore(settings)
+        self._store = store or ObjectStore(settings)
         self._tables = _TableCache(_CACHED_TABLE_BYTES)
         self._published: OrderedDict[Listed, Published] = OrderedDict()
         self._published_lock = threading.Lock()
@@ -84,7 +83,9 @@ class Lake:
         """
         self._store.ensure_versioned_bucket(self.bucket)
         ensure_lifecycle(self._store, self._settings)
-        self._store.ensure_locked_bucket(self._worm_bucket, retention_days=_WORM_RETENTION_DAYS)
+        self._store.ensure_locked_bucket(
+            self._settings.worm_bucket, retention_days=self._settings.locked_days
+        )
 
     def write(
         self,
@@ -143,6 +144,17 @@ class Lake:
         )
         self._put(manifest_key, manifest.to_json())
         return manifest.ref(self.bucket)
+
+    def as_of(self, recorded_at: datetime) -> Lake:
+        """Return the lake as it was published at an instant, for reading only.
+
+        This is the third of a number's times. When it could be known is asked with the ``as_of``
+        of a read: a session's ``known_at`` is its close and the slowest source's lag, which grows
+        with the session, so the sessions up to one are what was known once that one was.
+        """
+        from marketlake.storage.past import past_lake
+
+        return past_lake(self, recorded_at, settings=self._settings, store=self._store)
 
     def read(self, contract: Contract, sessions: Sequence[date], *, as_of: date) -> pa.Table:
         """Return the rows of the named sessions, sorted by key, as they were known ``as_of``.
@@ -206,7 +218,8 @@ class Lake:
         BadPayload
             When the stored bytes do not have the reference's hash.
         """
-        key = ref.uri.removeprefix(f"s3://{self.bucket}/")
+        # Whatever the bucket was called when the reference was made: a restored one may differ.
+        key = ref.uri.removeprefix("s3://").partition("/")[2]
         cached = self._tables.get(ref.version_id, ref.sha256)
         if cached is not None:
             return cached
@@ -233,6 +246,16 @@ class Lake:
             return Manifest.from_json(self._store.get(self.bucket, key).body, where=key)
         except NotFound:
             raise _missing(contract, partition.key) from None
+
+    def history(self, contract: Contract, partition: Partition) -> Iterator[Manifest]:
+        """Yield every manifest of a partition, the newest first."""
+        key = f"{contract.prefix}/{partition.key}/{_MANIFEST}"
+        manifest = self.manifest(contract, partition)
+        yield manifest
+        while manifest.supersedes is not None:
+            body = self.get_bytes(key, version_id=manifest.supersedes)
+            manifest = Manifest.from_json(body, where=key)
+            yield manifest
 
     def manifests(self, contract: Contract) -> list[Manifest]:
         """Return the manifest of every published partition, sorted by partition."""
@@ -296,7 +319,8 @@ class Lake:
         except NotFound:
             pass
         to = _ARCHIVE + manifest.data_key
-        version_id = self._store.copy(self.bucket, manifest.data_key, manifest.version_id, to=to)
+        present = self._store.present_version(self.bucket, manifest.data_key, manifest.version_id)
+        version_id = self._store.copy(self.bucket, manifest.data_key, present, to=to)
         self._verified(to, version_id=version_id, sha256=manifest.sha256)
         self._put(_ARCHIVE + key, body)
         return replace(
@@ -305,19 +329,28 @@ class Lake:
 
     def get_bytes(self, key: str, *, version_id: str | None = None) -> bytes:
         """Return an object of the lake bucket, or one version of it; NotFound if there is none."""
-        return self._store.get(self.bucket, key, version_id=version_id).body
+        return self._get(key, version_id)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The bucket's name, and those it had before it was restored from a backup."""
+        return frozenset({self.bucket, *self._store.restored(self.bucket).names})
 
     def list_keys(self, prefix: str) -> list[str]:
         """Return every key of the lake bucket below a prefix, sorted."""
         return [item.key for item in self._store.list(self.bucket, prefix)]
 
-    def put_record(self, key: str, body: bytes) -> None:
-        """Store a record, such as a log, that no contract shapes."""
-        self._put(key, body)
+    def get_record(self, key: str) -> Stored:
+        """Return a record's bytes with their version; NotFound if there is none."""
+        return self._store.get(self.bucket, key)
 
-    def put_worm(self, key: str, body: bytes) -> None:
-        """Store a record where nobody can change or remove it during its retention."""
-        self._store.put(self._worm_bucket, key, body, content_type=_content_type(key))
+    def remove_record(self, key: str, version_id: str) -> None:
+        """Remove one version of a record that is kept elsewhere; nothing of it stays."""
+        self._store.delete(self.bucket, key, version_id)
+
+    def put_record(self, key: str, body: bytes) -> str:
+        """Store a record, such as a log, that no contract shapes; return its version."""
+        return self._put(key, body)
 
     def _put(self, key: str, body: bytes) -> str:
         return self._store.put(self.bucket, key, body, content_type=_content_type(key))
@@ -354,7 +387,7 @@ class Lake:
         return before.version_id if kept else None
 
     def _verified(self, key: str, *, version_id: str, sha256: str) -> bytes:
-        body = self._store.get(self.bucket, key, version_id=version_id).body
+        body = self._get(key, version_id)
         found = sha256_hex(body)
         if found != sha256:
             raise BadPayload(
@@ -364,6 +397,9 @@ class Lake:
                 todo="the store changed what was written: check its disk, then publish again",
             )
         return body
+
+    def _get(self, key: str, version_id: str | None) -> bytes:
+        return self._store.get(self.bucket, key, version_id=version_id).body
 
     def _table(self, contract: Contract, published: Published) -> pa.Table:
         if published.schema_version != schema_version(contract):

@@ -14,13 +14,13 @@ import json
 import os
 import re
 import socket
-import sqlite3
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import date, datetime, timedelta
+from datetime import date
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path, PurePath
@@ -40,7 +40,12 @@ from marketlake.errors import (
     Timeout,
 )
 from marketlake.settings import LedgerSettings
-from marketlake.storage.merkle import MerkleTree, leaf_hash, root_from_path
+from marketlake.storage.proof.checkpoint import Checkpoint
+from marketlake.storage.proof.export_file import write_export
+from marketlake.storage.proof.leaf import canonical_json, decode_entry, encode_entry, instant
+from marketlake.storage.proof.merkle import root_from_path
+from marketlake.storage.proof.stored import StoredCheckpoint, StoredRow
+from marketlake.storage.proof.verification import Kept, Verification, verify_log
 from marketlake.types import RunIdentity
 
 __all__ = [
@@ -52,6 +57,7 @@ __all__ = [
     "LedgerWriter",
     "Receipt",
     "Recorded",
+    "StoredCheckpoint",
     "StoredRow",
     "Verification",
     "verify_log",
@@ -61,6 +67,7 @@ KINDS = frozenset(
     {
         "calculation",
         "decision",
+        "exported",
         "gate",
         "intent",
         "lineage_undelivered",
@@ -71,22 +78,24 @@ KINDS = frozenset(
         "notified",
         "published",
         "secret_access",
+        "snapshot",
         "task_failed",
         "task_finished",
         "task_started",
         "vendor_call",
     }
 )
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_ENTRY_BYTES = 1 << 20
 MAX_FRAME_BYTES = 1 << 26
 FRAME_HEADER = struct.Struct(">I")
 
-_DOMAIN = "marketlake.ledger.entry.v1"
 _MAX_KEY_CHARACTERS = 1000
-_MAX_FAULTS = 100
 _PAGE_ROWS = 2000
 _SEQUENCE_DIGITS = 8
+_RECEIVE_BYTES = 1 << 16
+# Appends that wait at the same time go into one frame, up to about this much.
+_TOGETHER_CHARACTERS = MAX_FRAME_BYTES // 8
 _REDACTED = "<redacted>"
 _SECRET_NAME = re.compile(r"key|secret|password|token", re.IGNORECASE)
 # Names of this code base that only look like secrets.
@@ -110,15 +119,9 @@ class Entry:
 
         Length prefixes make the encoding injective; it stays readable as text.
         """
-        parts = (
-            _DOMAIN,
-            self.key,
-            self.kind,
-            self.recorded_at_utc,
-            _canonical_json(self.payload, where=self.key),
-        )
+        payload = _canonical_json(self.payload, where=self.key)
         try:
-            encoded = [part.encode() for part in parts]
+            return encode_entry(self.key, self.kind, self.recorded_at_utc, payload)
         except UnicodeEncodeError as error:
             raise ContractViolation(
                 expected="text that UTF-8 can carry",
@@ -126,19 +129,15 @@ class Entry:
                 where=f"ledger entry {self.key!r}",
                 todo="replace the lone surrogate before recording",
             ) from None
-        return b"".join(b"%d:%b," % (len(part), part) for part in encoded)
 
     @classmethod
     def from_canonical(cls, content: bytes) -> Self:
         """Read an entry back; raise BadPayload when the bytes are not exactly canonical."""
         try:
-            domain, key, kind, recorded_at_utc, payload = _read_netstrings(content, 5)
-            entry = cls(key, kind, json.loads(payload), recorded_at_utc)
-            if domain == _DOMAIN and entry.canonical() == content:
-                return entry
-        except (ValueError, ContractViolation) as error:
+            parts = decode_entry(content)
+        except ValueError as error:
             raise _not_canonical(content, str(error)) from None
-        raise _not_canonical(content, "another encoding of an entry")
+        return cls(parts.key, parts.kind, parts.payload, parts.recorded_at_utc)
 
     @property
     def run(self) -> Mapping[str, Any]:
@@ -148,36 +147,26 @@ class Entry:
 
     def require_recordable(self) -> None:
         """Raise ContractViolation when this cannot become an entry of the log."""
-        checks = (
-            ("a kind of the ledger", self.kind in KINDS, self.kind),
-            (
-                f"a key of 1 to {_MAX_KEY_CHARACTERS} characters without NUL",
-                0 < len(self.key) <= _MAX_KEY_CHARACTERS and "\0" not in self.key,
-                self.key,
-            ),
-            (
-                "an ISO 8601 instant in UTC",
-                _instant(self.recorded_at_utc) is not None,
-                self.recorded_at_utc,
-            ),
-            (
-                "a run whose dag_id and run_id are texts without NUL",
-                all(
-                    isinstance(value, str) and "\0" not in value
-                    for name, value in self.run.items()
-                    if name in {"dag_id", "run_id"}
-                ),
-                self.run,
-            ),
+        if self.kind not in KINDS:
+            raise self._unrecordable("a kind of the ledger", self.kind)
+        if not 0 < len(self.key) <= _MAX_KEY_CHARACTERS or "\0" in self.key:
+            expected = f"a key of 1 to {_MAX_KEY_CHARACTERS} characters without NUL"
+            raise self._unrecordable(expected, self.key)
+        if instant(self.recorded_at_utc) is None:
+            raise self._unrecordable("an ISO 8601 instant in UTC", self.recorded_at_utc)
+        run = self.run
+        for name in ("dag_id", "run_id"):
+            value = run.get(name, "")
+            if not isinstance(value, str) or "\0" in value:
+                raise self._unrecordable("a run whose dag_id and run_id are texts without NUL", run)
+
+    def _unrecordable(self, expected: str, was: object) -> ContractViolation:
+        return ContractViolation(
+            expected=expected,
+            was=repr(was)[:200],
+            where=f"ledger entry {self.key[:200]!r}",
+            todo=f"record one of {sorted(KINDS)} through LedgerWriter",
         )
-        for expected, holds, was in checks:
-            if not holds:
-                raise ContractViolation(
-                    expected=expected,
-                    was=repr(was)[:200],
-                    where=f"ledger entry {self.key[:200]!r}",
-                    todo=f"record one of {sorted(KINDS)} through LedgerWriter",
-                )
 
 
 @dataclass(frozen=True)
@@ -197,15 +186,6 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """The log's size and root at one commit; kept elsewhere, it pins everything before it."""
-
-    size: int
-    root_hash: str
-    recorded_at_utc: str
-
-
-@dataclass(frozen=True)
 class InclusionProof:
     """The audit path from one leaf to the root of a log of ``size`` entries."""
 
@@ -222,118 +202,112 @@ class InclusionProof:
         return root is not None and root.hex() == self.root_hash
 
 
-@dataclass(frozen=True)
-class StoredRow:
-    """One row of the log as the database holds it, believed in nothing."""
+class _Waiting:
+    """One caller's append; its ``turn`` comes when it was answered, or when it is to send."""
 
-    index: int
-    key: str
-    kind: str
-    dag_id: str | None
-    run_id: str | None
-    recorded_at_utc: str
-    canonical: bytes
-    leaf_hash: str
+    __slots__ = ("answer", "contents", "deadline", "is_queued", "turn")
 
-    def fault(self) -> str | None:
-        """Return what is wrong with this row on its own, or None."""
-        if leaf_hash(self.canonical).hex() != self.leaf_hash:
-            return "its bytes do not have the stored leaf hash"
-        try:
-            entry = Entry.from_canonical(self.canonical)
-        except BadPayload as error:
-            return f"its bytes are not an entry ({error.was})"
-        columns = (
-            ("key", self.key, entry.key),
-            ("kind", self.kind, entry.kind),
-            ("dag_id", self.dag_id, entry.run.get("dag_id")),
-            ("run_id", self.run_id, entry.run.get("run_id")),
-            ("recorded_at", _instant(self.recorded_at_utc), _instant(entry.recorded_at_utc)),
-        )
-        wrong = [name for name, column, own in columns if column != own]
-        return f"column {wrong[0]} differs from its bytes" if wrong else None
+    def __init__(self, contents: list[str], deadline: float) -> None:
+        self.contents = contents
+        self.deadline = deadline
+        self.answer: dict[str, Any] | None = None
+        self.is_queued = True
+        self.turn = threading.Lock()
+        self.turn.acquire()
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What a full recomputation found; ``faults`` come in log order, the first bad entry first."""
+class _Shared:
+    """What the threads of one process share: idle connections, and appends that go together.
 
-    ok: bool
-    size: int
-    root_hash: str
-    faults: list[str]
-
-
-def verify_log(
-    rows: Iterable[StoredRow], checkpoints: Sequence[Checkpoint], *, end: int
-) -> Verification:
-    """Recompute a whole log from its entries' bytes and hold it against every checkpoint.
-
-    Parameters
-    ----------
-    rows
-        Every stored row below ``end``, in index order.
-    checkpoints
-        Those stored beside the log, the appender's head, and any that were kept elsewhere.
-    end
-        How many entries there must be at least.
+    One caller sends what all have queued, and with its answer lets the first that came later do
+    the same. That one sends before it wakes those who were answered: the appender is not to wait
+    for them. A second frame follows the first one at once when it is as large: the appender reads
+    it while Postgres writes the first.
     """
-    tree = MerkleTree()
-    faults: list[tuple[int, str]] = []
-    pending = sorted(checkpoints, key=lambda checkpoint: checkpoint.size)
-    expected, agreed = 0, 0
-    contiguous = True
-    for row in rows:
-        if row.index != expected:
-            faults.append((expected, f"entry {expected} is missing (the next one is {row.index})"))
-            contiguous = False
-        fault = row.fault()
-        if fault is not None:
-            faults.append((row.index, f"entry {row.index}: {fault}"))
-        expected = row.index + 1
-        if contiguous:
-            tree.append(leaf_hash(row.canonical))
-            agreed = _hold_against(tree, pending, agreed, faults)
-        if len(faults) >= _MAX_FAULTS:
-            break
-    last = max([end, *(checkpoint.size for checkpoint in checkpoints)])
-    if expected < last and len(faults) < _MAX_FAULTS:
-        message = f"entries {expected} to {last - 1} are missing: the tail was cut"
-        if contiguous and agreed < expected:
-            # Their checkpoint also covers what is gone, so nothing vouches for them.
-            message += f"; entries {agreed} to {expected - 1} cannot be confirmed"
-        faults.append((expected, message))
-    faults.sort(key=lambda fault: fault[0])
-    root = tree.root(tree.size).hex()
-    return Verification(not faults, expected, root, [message for _, message in faults])
 
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.idle: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._queue: deque[_Waiting] = deque()
+        self._sender: _Waiting | None = None
+        self._frames = 0
+        self._callers_under_way = 0
+        self._answered: deque[_Waiting] = deque()
 
-def _hold_against(
-    tree: MerkleTree, pending: list[Checkpoint], agreed: int, faults: list[tuple[int, str]]
-) -> int:
-    """Compare the tree with the checkpoints of its size; return the last size that agreed."""
-    while pending and pending[0].size <= tree.size:
-        checkpoint = pending.pop(0)
-        if tree.root(checkpoint.size).hex() == checkpoint.root_hash:
-            agreed = max(agreed, checkpoint.size)
-        elif not faults:
-            # Every later root differs too; only the first says where to look.
-            first, final = agreed, checkpoint.size - 1
-            place = (
-                f"entry {final} is" if first >= final else f"one of entries {first} to {final} is"
-            )
-            faults.append(
-                (
-                    first,
-                    f"{place} not what was recorded: the root of the first {checkpoint.size} "
-                    f"differs from the checkpoint of {checkpoint.recorded_at_utc}",
-                )
-            )
-    return agreed
+    def take_idle(self) -> socket.socket | None:
+        """Return a connection that is open and not in use, or None."""
+        with suppress(IndexError):
+            return self.idle.pop()
+        return None
+
+    def join(self, own: _Waiting) -> bool:
+        """Queue up; return whether this caller is to send."""
+        with self._lock:
+            self._queue.append(own)
+            self._choose_sender(besides=own)
+            return self._sender is own
+
+    def wait(self, own: _Waiting) -> bool:
+        """Wait for the turn or the end of the time; return whether this caller is to send."""
+        came = own.turn.acquire(timeout=max(own.deadline - monotonic_s(), 0))
+        return came and self._sender is own
+
+    def take(self) -> list[_Waiting]:
+        """Return what goes into the sender's frame, its own first."""
+        taken = []
+        size = 0
+        with self._lock:
+            while self._queue and size < _TOGETHER_CHARACTERS:
+                waiting = self._queue.popleft()
+                waiting.is_queued = False
+                taken.append(waiting)
+                size += sum(map(len, waiting.contents))
+            self._sender = None
+            self._frames += 1
+            self._callers_under_way += len(taken)
+        return taken
+
+    def give(self, together: list[_Waiting], answers: Sequence[dict[str, Any] | None]) -> None:
+        """Hand out the answers to a frame; the next sender wakes those who wait for them."""
+        with self._lock:
+            # One that finds no answer asks again.
+            for waiting, answer in zip(together, answers, strict=False):
+                waiting.answer = answer
+            self._frames -= 1
+            self._callers_under_way -= len(together)
+            self._answered.extend(together[1:])
+            self._choose_sender()
+
+    def wake(self) -> None:
+        """Wake those who were answered."""
+        with suppress(IndexError):  # two may be at it
+            while self._answered:
+                self._answered.popleft().turn.release()
+
+    def leave(self, own: _Waiting) -> None:
+        """Wait no more, and do not send."""
+        with self._lock:
+            if own.is_queued:
+                self._queue.remove(own)
+                own.is_queued = False
+            if self._sender is own:
+                self._sender = None
+                self._choose_sender()
+
+    def _choose_sender(self, *, besides: _Waiting | None = None) -> None:
+        if self._sender is None:
+            is_enough = self._frames < 2 and len(self._queue) >= self._callers_under_way
+            if self._queue and is_enough:
+                self._sender = self._queue[0]
+                if self._sender is not besides:
+                    self._sender.turn.release()
+            else:
+                self.wake()
 
 
 class LedgerClient:
-    """Talks to the appender; one connection a thread, opened on first use in each process.
+    """Talks to the appender; threads may share it, a forked process connects for itself.
 
     No answer within ``timeout_s`` raises Timeout, no appender or no Postgres behind it
     SourceUnavailable: a pipeline that cannot be audited stops.
@@ -341,7 +315,7 @@ class LedgerClient:
 
     def __init__(self, settings: LedgerSettings) -> None:
         self._settings = settings
-        self._local = threading.local()
+        self._inherited_or_own = _Shared()
 
     @property
     def address(self) -> str:
@@ -360,7 +334,9 @@ class LedgerClient:
             contents.append(_bounded(entry.canonical(), where=entry.key).decode())
         if not contents:
             return []
-        answer = self._call({"op": "append", "entries": contents})
+        answer = self._append(contents, self._deadline())
+        if "error" in answer:
+            raise error_from_wire(answer["error"])
         return [Receipt(index, leaf) for index, leaf in answer["receipts"]]
 
     def ping(self) -> None:
@@ -405,15 +381,27 @@ class LedgerClient:
             for row in found
         ]
 
-    def verify(self, trusted: Sequence[Checkpoint] = ()) -> Verification:
+    def verify(
+        self,
+        trusted: Sequence[Checkpoint] = (),
+        *,
+        public_key: str | None = None,
+        kept: Sequence[Kept] = (),
+    ) -> Verification:
         """Recompute the whole log here and compare it with every checkpoint.
 
-        ``trusted`` are checkpoints that were kept outside the database (for example in the
-        object-locked bucket); without them, someone who owns the database can rewrite both.
+        With ``public_key`` every stored checkpoint must be signed by it. ``trusted`` and ``kept``
+        (where it was, its signed note) are checkpoints from outside the database, for example
+        from the object-locked bucket; without them, who owns the database can cut the tail.
         """
         head, stored_end, refusal = self._head()
-        checkpoints = [*self._checkpoints(head.size), head, *trusted]
-        found = verify_log(self._rows(0, head.size), checkpoints, end=head.size)
+        found = verify_log(
+            self._rows(0, head.size),
+            [*self._checkpoints(head.size), head, *trusted],
+            end=head.size,
+            public_key=public_key,
+            kept=kept,
+        )
         faults = list(found.faults)
         if stored_end > head.size:
             faults.append(
@@ -424,39 +412,22 @@ class LedgerClient:
             faults.append(refusal)
         return Verification(not faults, found.size, found.root_hash, faults)
 
-    def export(self, path: Path) -> int:
-        """Write the log and its checkpoints into a new SQLite file; return how many entries."""
+    def export(self, path: Path, *, origin: str = "", public_key: str = "") -> int:
+        """Write the log and its checkpoints into a new SQLite file; return how many entries.
+
+        Origin and public key are noted in it for who reads it; a verification pins its own.
+        """
         head, _, _ = self._head()
-        unfinished = path.with_name(f"{path.name}.part")
-        unfinished.unlink(missing_ok=True)
-        count = 0
-        with closing(sqlite3.connect(unfinished)) as database, database:
-            database.execute(
-                "create table entry (idx integer primary key, key text not null unique,"
-                " kind text not null, dag_id text, run_id text, recorded_at_utc text not null,"
-                " canonical blob not null, leaf_hash text not null) strict"
-            )
-            database.execute(
-                "create table checkpoint (size integer primary key, root_hash text not null,"
-                " recorded_at_utc text not null) strict"
-            )
-            for row in self._rows(0, head.size):
-                # By name, not vars(): the column order above is the file's format.
-                values = (
-                    *(row.index, row.key, row.kind, row.dag_id, row.run_id),
-                    *(row.recorded_at_utc, row.canonical, row.leaf_hash),
-                )
-                database.execute("insert into entry values (?, ?, ?, ?, ?, ?, ?, ?)", values)
-                count += 1
-            database.executemany(
-                "insert into checkpoint values (?, ?, ?)",
-                [
-                    (point.size, point.root_hash, point.recorded_at_utc)
-                    for point in self._checkpoints(head.size)
-                ],
-            )
-        unfinished.replace(path)
-        return count
+        rows, checkpoints = self._rows(0, head.size), self._checkpoints(head.size)
+        return write_export(path, rows, checkpoints, origin=origin, public_key=public_key)
+
+    def rows(self, first: int, end: int) -> Iterator[StoredRow]:
+        """Yield the stored rows from index ``first`` up to ``end``, which is not among them."""
+        return self._rows(first, end)
+
+    def checkpoints(self, first: int, last: int) -> Iterator[StoredCheckpoint]:
+        """Yield the stored checkpoints of ``first`` to ``last`` entries, the smallest first."""
+        return self._checkpoints(last, since=first)
 
     def next_sequence(self, prefix: str) -> int:
         """Return the first number not yet used under ``prefix`` by a :class:`LedgerWriter`."""
@@ -464,21 +435,19 @@ class LedgerClient:
         return int(last.removeprefix(prefix)) + 1 if last is not None else 0
 
     def close(self) -> None:
-        """Close this thread's connection; the next call opens another."""
-        connection = getattr(self._local, "connection", None)
-        self._local.connection = None
-        if connection is not None:
-            connection.close()
+        """Close the connections that nobody uses; the next call opens another."""
+        idle = self._shared().idle
+        while idle:
+            idle.pop().close()
 
     def _head(self) -> tuple[Checkpoint, int, str | None]:
         answer = self._call({"op": "head"})
         return Checkpoint(**answer["checkpoint"]), answer["stored_end"], answer["refusal"]
 
-    def _checkpoints(self, last: int) -> Iterator[Checkpoint]:
-        since = 0
+    def _checkpoints(self, last: int, *, since: int = 0) -> Iterator[StoredCheckpoint]:
         while True:
             request = {"op": "checkpoints", "since": since, "last": last, "limit": _PAGE_ROWS}
-            page = [Checkpoint(**item) for item in self._call(request)["checkpoints"]]
+            page = [StoredCheckpoint(**item) for item in self._call(request)["checkpoints"]]
             if not page:
                 return
             yield from page
@@ -503,21 +472,78 @@ class LedgerClient:
                 yield StoredRow(*row)
             first = page[-1][0] + 1
 
-    def _call(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        deadline = monotonic_s() + self._settings.timeout_s
-        connection = getattr(self._local, "connection", None)
-        if connection is not None and self._local.pid == os.getpid():
+    def _shared(self) -> _Shared:
+        if self._inherited_or_own.pid != os.getpid():
+            # Closing what a fork inherited leaves the parent's open.
+            for connection in self._inherited_or_own.idle:
+                connection.close()
+            self._inherited_or_own = _Shared()
+        return self._inherited_or_own
+
+    def _deadline(self) -> float:
+        return monotonic_s() + self._settings.timeout_s
+
+    def _append(self, contents: list[str], deadline: float) -> dict[str, Any]:
+        """Return the appender's answer to one caller, whoever sent the frame."""
+        shared = self._shared()
+        while monotonic_s() < deadline:
+            own = _Waiting(contents, deadline)
             try:
-                return self._exchange(connection, request, deadline)
+                if shared.join(own) or shared.wait(own):
+                    self._send_together(shared)
+            finally:
+                if own.answer is None:
+                    shared.leave(own)
+            # Without an answer, whoever sent it was interrupted or out of time: keys make it safe
+            # to ask again.
+            if own.answer is not None:
+                return own.answer
+        raise self._no_answer("append")
+
+    def _send_together(self, shared: _Shared) -> None:
+        together = shared.take()
+        answers: Sequence[dict[str, Any] | None] = [None] * len(together)
+        request = {"op": "append", "requests": [waiting.contents for waiting in together]}
+        try:
+            answers = self._call(request, together[0].deadline, when_sent=shared.wake)["answers"]
+        except Timeout:
+            pass  # the others may have more time
+        except MarketlakeError as error:
+            answers = [{"error": error_to_wire(error)}] * len(together)
+        finally:
+            shared.wake()
+            shared.give(together, answers)
+
+    def _call(
+        self,
+        request: Mapping[str, Any],
+        deadline: float | None = None,
+        when_sent: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        deadline = self._deadline() if deadline is None else deadline
+        kept = self._shared().take_idle()
+        if kept is not None:
+            try:
+                return self._ask(kept, request, deadline, when_sent)
             except SourceUnavailable as error:
                 # A kept connection may have outlived its appender. Asking once more on a new
                 # one is safe, because keys make an append that did happen answer the same.
                 if not getattr(error, "connection_lost", False):
                     raise
-        # What is left here was inherited by a fork; closing it leaves the parent's open.
-        self.close()
-        fresh = self._connect(deadline)
-        return self._exchange(fresh, request, deadline)
+        return self._ask(self._connect(deadline), request, deadline, when_sent)
+
+    def _ask(
+        self,
+        connection: socket.socket,
+        request: Mapping[str, Any],
+        deadline: float,
+        when_sent: Callable[[], None],
+    ) -> dict[str, Any]:
+        answer = self._exchange(connection, request, deadline, when_sent)
+        self._shared().idle.append(connection)
+        if "error" in answer:
+            raise error_from_wire(answer["error"])
+        return answer
 
     def _connect(self, deadline: float) -> socket.socket:
         settings = self._settings
@@ -529,35 +555,45 @@ class LedgerClient:
             raise self._lost(error) from None
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         token = settings.token.get_secret_value()
-        self._exchange(connection, {"op": "hello", "protocol": PROTOCOL, "token": token}, deadline)
+        hello = {"op": "hello", "protocol": PROTOCOL, "token": token}
+        answer = self._exchange(connection, hello, deadline)
+        if "error" in answer:
+            connection.close()
+            raise error_from_wire(answer["error"])
         return connection
 
     def _exchange(
-        self, connection: socket.socket, request: Mapping[str, Any], deadline: float
+        self,
+        connection: socket.socket,
+        request: Mapping[str, Any],
+        deadline: float,
+        when_sent: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        # Kept again only after a whole answer: a call that something interrupts must not leave
-        # half of one for the next call to read.
-        self._local.connection = None
+        # Kept only after a whole answer: a call that something interrupts must not leave half of
+        # one for the next call to read.
+        is_whole = False
         try:
             connection.settimeout(max(deadline - monotonic_s(), 0.001))
             connection.sendall(pack_frame(request))
-            (length,) = FRAME_HEADER.unpack(_receive(connection, FRAME_HEADER.size, deadline))
-            answer = json.loads(_receive(connection, length, deadline))
+            when_sent()
+            answer = dict(json.loads(receive_frame(connection, deadline)))
+            is_whole = True
         except TimeoutError:
-            connection.close()
-            raise Timeout(
-                expected=f"an answer within {self._settings.timeout_s} s",
-                was="none",
-                where=f"ledger appender at {self.address}, {request['op']}",
-                todo="look at the appender's log and at Postgres (`marketlake status`)",
-            ) from None
-        except (OSError, ValueError) as error:
-            connection.close()
+            raise self._no_answer(request["op"]) from None
+        except (OSError, ValueError, TypeError) as error:
             raise self._lost(error) from None
-        self._local.connection, self._local.pid = connection, os.getpid()
-        if "error" in answer:
-            raise error_from_wire(answer["error"])
-        return dict(answer)
+        finally:
+            if not is_whole:
+                connection.close()
+        return answer
+
+    def _no_answer(self, operation: str) -> Timeout:
+        return Timeout(
+            expected=f"an answer within {self._settings.timeout_s} s",
+            was="none",
+            where=f"ledger appender at {self.address}, {operation}",
+            todo="look at the appender's log and at Postgres (`marketlake status`)",
+        )
 
     def _lost(self, error: Exception) -> SourceUnavailable:
         lost = SourceUnavailable(
@@ -639,6 +675,27 @@ def pack_frame(message: Mapping[str, Any]) -> bytes:
     return FRAME_HEADER.pack(len(body)) + body
 
 
+def receive_frame(connection: socket.socket, deadline: float | None) -> bytes:
+    """Return the body of the one frame that is to come; ValueError when it is none."""
+    received = bytearray()
+    end = FRAME_HEADER.size
+    while len(received) < end:
+        if deadline is not None:
+            connection.settimeout(max(deadline - monotonic_s(), 0.001))
+        # The first part is most often all: every wait costs a turn of the other threads.
+        part = connection.recv(max(_RECEIVE_BYTES, min(end - len(received), 1 << 18)))
+        if not part:
+            raise ConnectionResetError("the connection was closed")
+        received += part
+        if end == FRAME_HEADER.size and len(received) >= end:
+            end += FRAME_HEADER.unpack_from(received)[0]
+            if end > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {end} bytes")
+    if len(received) > end:
+        raise ValueError(f"{len(received) - end} bytes after the frame")
+    return bytes(received[FRAME_HEADER.size :])
+
+
 def error_to_wire(error: MarketlakeError) -> dict[str, str]:
     """Return an error as the appender sends it."""
     return {
@@ -693,24 +750,9 @@ def _bounded(content: bytes, *, where: str) -> bytes:
     return content
 
 
-def _receive(connection: socket.socket, length: int, deadline: float) -> bytes:
-    if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes")
-    received = bytearray()
-    while len(received) < length:
-        connection.settimeout(max(deadline - monotonic_s(), 0.001))
-        part = connection.recv(min(length - len(received), 1 << 18))
-        if not part:
-            raise ConnectionResetError("the connection was closed")
-        received += part
-    return bytes(received)
-
-
 def _canonical_json(payload: Mapping[str, Any], *, where: str) -> str:
     try:
-        return json.dumps(
-            payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
+        return canonical_json(payload)
     except (TypeError, ValueError) as error:
         raise ContractViolation(
             expected="a payload of JSON values, no NaN",
@@ -720,22 +762,6 @@ def _canonical_json(payload: Mapping[str, Any], *, where: str) -> str:
         ) from None
 
 
-def _read_netstrings(content: bytes, count: int) -> list[str]:
-    parts = []
-    position = 0
-    for _ in range(count):
-        colon = content.index(b":", position, position + 12)
-        start = colon + 1
-        end = start + int(content[position:colon])
-        if content[end : end + 1] != b",":
-            raise ValueError("a length prefix does not fit")
-        parts.append(content[start:end].decode())
-        position = end + 1
-    if position != len(content):
-        raise ValueError("bytes after the last part")
-    return parts
-
-
 def _not_canonical(content: bytes, why: str) -> BadPayload:
     return BadPayload(
         expected="the canonical bytes of a ledger entry",
@@ -743,15 +769,6 @@ def _not_canonical(content: bytes, why: str) -> BadPayload:
         where=f"entry beginning {content[:80]!r}",
         todo="run `marketlake audit verify`",
     )
-
-
-def _instant(text: str) -> datetime | None:
-    """Return an instant in UTC, or None when the text is not one."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at if at.utcoffset() == timedelta(0) else None
 
 
 def _is_secret(name: str) -> bool:

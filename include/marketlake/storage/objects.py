@@ -6,10 +6,11 @@ keys and bytes mean (``lake``).
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -28,6 +29,8 @@ from marketlake.errors import AuthFailed, ConfigError, MarketlakeError, NotFound
 from marketlake.settings import LakeSettings
 
 CONNECTIONS = 16
+RESTORED_VERSIONS = "_restored/versions.json"
+"""In a bucket restored from a backup: which buckets it was, and which version stands for which."""
 _ATTEMPTS = 2
 _CONNECT_TIMEOUT_S = 5.0
 _ABSENT = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
@@ -97,14 +100,72 @@ class Listed:
     etag: str
 
 
+@dataclass(frozen=True)
+class Version:
+    """One version of one key."""
+
+    key: str
+    version_id: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a bucket restored from a backup was called before, and its versions' names of then."""
+
+    names: tuple[str, ...] = ()
+    versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the content of ``RESTORED_VERSIONS``."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Restored:
+        """Read it back."""
+        value = json.loads(content)
+        return cls(tuple(value["names"]), value["versions"])
+
+
 class ObjectStore:
     """Objects of one S3 endpoint. Threads may share it; forked processes may not."""
 
     def __init__(self, settings: LakeSettings) -> None:
         self._settings = settings
+        self._restored: dict[str, Restored] = {}
 
     def get(self, bucket: str, key: str, *, version_id: str | None = None) -> Stored:
         """Return an object, or exactly one version of it; NotFound when there is none.
+
+        In a bucket restored from a backup, a version's name of before the restore means the one
+        that has its bytes now.
+        """
+        try:
+            return self._get(bucket, key, version_id)
+        except MarketlakeError:
+            # Stores differ in what they say to a version that another store has made.
+            now = None if version_id is None else self.present_version(bucket, key, version_id)
+            if version_id is None or now == version_id:
+                raise
+        return Stored(self._get(bucket, key, now).body, version_id)
+
+    def restored(self, bucket: str) -> Restored:
+        """Return what a bucket was before it was restored; nothing for one that never was."""
+        if bucket not in self._restored:
+            try:
+                self._restored[bucket] = Restored.from_json(
+                    self._get(bucket, RESTORED_VERSIONS, None).body
+                )
+            except NotFound:
+                self._restored[bucket] = Restored()
+        return self._restored[bucket]
+
+    def present_version(self, bucket: str, key: str, version_id: str) -> str:
+        """Return the version that stands for a recorded one in a restored bucket."""
+        return self.restored(bucket).versions.get(key, {}).get(version_id, version_id)
+
+    def _get(self, bucket: str, key: str, version_id: str | None) -> Stored:
+        """Get an object.
 
         Signed and sent without boto3's client, whose work for each call costs three times the
         request itself when hundreds of small objects are read.
@@ -144,6 +205,23 @@ class ObjectStore:
         """Remove one version of an object, leaving no trace of it."""
         with self._named_errors(f"s3://{bucket}/{key}"):
             self._client.delete_object(Bucket=bucket, Key=key, VersionId=version_id)
+
+    def versions(self, bucket: str, prefix: str = "") -> list[Version]:
+        """Return every version below ``prefix``, sorted by key, of each key the oldest first."""
+        found: list[Version] = []
+        pages = self._client.get_paginator("list_object_versions").paginate(
+            Bucket=bucket, Prefix=prefix
+        )
+        with self._named_errors(f"s3://{bucket}/{prefix}"):
+            for page in pages:
+                found += (
+                    Version(entry["Key"], entry["VersionId"], entry["Size"])
+                    for entry in page.get("Versions", [])
+                )
+        # The store lists the newest of a key first; sorting keeps the order of equals.
+        found.reverse()
+        found.sort(key=lambda version: version.key)
+        return found
 
     def list(self, bucket: str, prefix: str, *, after: str = "", until: str = "") -> list[Listed]:
         """Return the keys below ``prefix``, sorted, between ``after`` and ``until`` if given."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from marketlake.clock import sleep_s
 from marketlake.errors import SourceUnavailable
 from marketlake.services.platform import components
 from marketlake.services.platform.postgres import EmbeddedPostgres
@@ -107,6 +108,32 @@ def test_rows_survive_a_killed_server(settings: Settings, postgres: EmbeddedPost
     assert not restarted.reused
     with psycopg.connect(settings.postgres.conninfo("warehouse")) as connection:
         assert connection.execute("select n from survives").fetchall() == [(7,)]
+
+
+def works(process: psutil.Process) -> bool:
+    """Return whether a process is more than a zombie that nobody has reaped."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_killed_server_starts_again_while_one_of_its_sessions_still_ends(
+    settings: Settings, postgres: EmbeddedPostgres
+) -> None:
+    busy = psycopg.connect(settings.postgres.conninfo("warehouse"), autocommit=True)
+    # A session that computes does not look whether its server lives.
+    busy.pgconn.send_query(b"select sum(n) from generate_series(1, 10000000) as n")
+    busy.pgconn.flush()
+    session = psutil.Process(busy.info.backend_pid)
+    pid = postgres.process.pid
+    assert pid is not None
+    sleep_s(0.2)
+    os.kill(pid, signal.SIGKILL)
+    assert works(session)
+    assert not components.postgres(settings).start().reused
+    assert not works(session)
+    busy.close()
 
 
 def test_a_store_killed_and_restarted_still_has_its_objects(

@@ -48,7 +48,7 @@ def test_the_ui_asks_for_a_login(platform: Platform) -> None:
         assert wrong.status_code == 401
 
 
-@pytest.mark.parametrize("name", ["sandbox", "api-server"])
+@pytest.mark.parametrize("name", ["sandbox", pytest.param("api-server", marks=pytest.mark.slow)])
 def test_a_second_up_restarts_only_what_died(platform: Platform, name: str) -> None:
     before = {one.name: one.pid for one in platform.status()}
     victim = before[name]

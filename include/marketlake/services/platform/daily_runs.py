@@ -16,7 +16,13 @@ from marketlake.clock import monotonic_s, sleep_s, utc_now
 from marketlake.errors import ConfigError, SourceUnavailable, Timeout
 from marketlake.services.platform.airflow import airflow_environment
 from marketlake.services.platform.airflow_api import AirflowApi
-from marketlake.services.platform.following import DAILY_CHAIN, DagRun, SessionProgress, follow
+from marketlake.services.platform.following import (
+    DAILY_CHAIN,
+    EXPORT,
+    DagRun,
+    SessionProgress,
+    follow,
+)
 from marketlake.services.platform.process import last_words, run_to_end
 from marketlake.settings import Settings
 
@@ -29,6 +35,7 @@ _CLOCKS_DIFFER = timedelta(seconds=5)
 _CREATE_TIMEOUT_S = 180
 STILL_LIMIT_S = 2400.0  # a task may take half an hour, and is then seen to end
 _SILENCE_LIMIT_S = 120.0
+_EXPORT_BEGINS_WITHIN_S = 10.0
 _DONE = ("success", "failed")
 
 
@@ -188,6 +195,31 @@ def await_on_demand(
         if run["state"] in _DONE:
             return str(run["state"])
         _require_movement(moved_at, [run_id])
+        sleep_s(_POLL_S)
+
+
+def await_exports(
+    settings: Settings, api: AirflowApi, sessions: Sequence[date]
+) -> list[FailedTask]:
+    """Wait for the audit files that the sessions' reports set off; return what failed of them.
+
+    They come while other work goes on, so this rarely waits. A session that has no run (it was
+    reported before there were exports) is waited for no longer than a run takes to be made.
+    """
+    begun, moved_at = monotonic_s(), monotonic_s()
+    seen: dict[date, DagRun] = {}
+    while True:
+        rows = _patiently(lambda: api.runs(EXPORT, **_key_filter(sessions)))
+        found = [DagRun.from_answer(row) for row in rows if row["partition_key"]]
+        runs = {run.session: run for run in found if run.session in sessions}
+        if runs != seen:
+            seen, moved_at = runs, monotonic_s()
+        under_way = [str(run.session) for run in runs.values() if run.state not in _DONE]
+        absent = len(runs) < len(sessions) and monotonic_s() - begun < _EXPORT_BEGINS_WITHIN_S
+        if not under_way and not absent:
+            failed = [run for run in runs.values() if run.state == "failed"]
+            return [task for run in failed for task in failed_tasks(settings, api, run)]
+        _require_movement(moved_at, [f"{EXPORT} {session}" for session in under_way])
         sleep_s(_POLL_S)
 
 

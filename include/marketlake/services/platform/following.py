@@ -21,6 +21,9 @@ DAILY_CHAIN = (
 )
 """The DAGs of one session in their order; each starts when the one before has published."""
 
+EXPORT = "export_audit"
+"""Runs after each report, one run at a time, for all sessions together: no part of the chain."""
+
 
 @dataclass(frozen=True)
 class DagRun:

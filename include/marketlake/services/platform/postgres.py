@@ -23,6 +23,7 @@ from marketlake.services.platform.process import (
     Program,
     Started,
     Supervised,
+    is_anybody_in,
     is_running,
     last_words,
     run_to_end,
@@ -32,6 +33,7 @@ from marketlake.services.platform.process import (
 from marketlake.settings import PostgresSettings
 
 _INITDB_TIMEOUT_S = 60
+_ORPHANS_END_WITHIN_S = 10
 _SERVER_OPTIONS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -126,6 +128,7 @@ class EmbeddedPostgres:
         if not (self.data / "PG_VERSION").exists():
             self._create_cluster()
         self._forget_a_zombie()
+        self._await_orphans()
 
     def _prepare_folder(self) -> None:
         folder = self.data.parent
@@ -185,6 +188,15 @@ class EmbeddedPostgres:
                 lock.unlink()
                 return
             sleep_s(0.1)
+
+    def _await_orphans(self) -> None:
+        """Wait until the sessions of a killed server have ended: they hold its shared memory.
+
+        They end by themselves, but not at once, and a server that starts before gives up.
+        """
+        deadline = monotonic_s() + _ORPHANS_END_WITHIN_S
+        while is_anybody_in(self.data) and monotonic_s() < deadline:
+            sleep_s(0.05)
 
 
 def create_databases(settings: PostgresSettings) -> None:

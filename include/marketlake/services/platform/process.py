@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -328,6 +329,16 @@ def _is_alive(record: _Record) -> bool:
 def is_running(pid: int) -> bool:
     """Return whether a process exists and is more than a zombie."""
     return _identity(pid) is not None
+
+
+def is_anybody_in(folder: Path) -> bool:
+    """Return whether a process, whoever started it, has ``folder`` as its working directory."""
+    path = os.path.realpath(folder)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == path:
+                return True
+    return False
 
 
 def _read_record(pid_file: Path) -> _Record | None:

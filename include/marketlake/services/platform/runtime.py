@@ -23,6 +23,7 @@ from marketlake.errors import ConfigError
 from marketlake.services.platform.market import market_of
 from marketlake.services.platform.ports import Claims, free_ports
 from marketlake.services.platform.process import living_or_ended, write_private
+from marketlake.services.signing_key import public_key
 from marketlake.settings import Settings, load_settings
 
 _PORT_OWNERS = {
@@ -101,7 +102,7 @@ def prepare(home: Path, *, usual_ports: bool = True, claims: Claims | None = Non
     settings = load_settings(home)
     living = {path.stem for path in (home / "run").glob("*.json") if living_or_ended(path)}
     known = _known(settings.runtime_env)
-    chosen = market_of(settings, known) | _secrets(settings)
+    chosen = market_of(settings, known) | _secrets(settings) | _pinned_key(settings)
     chosen |= _addresses(settings, known, living, claims, usual_ports=usual_ports)
     kept = {name: value for name, value in known.items() if name not in _EGRESS}
     values = kept | chosen
@@ -134,6 +135,13 @@ def _secrets(settings: Settings) -> dict[str, str]:
         "AIRFLOW__FERNET_KEY": (settings.airflow.fernet_key.get_secret_value(), _fernet_key),
     }
     return {f"MARKETLAKE_{name}": make() for name, (present, make) in fresh.items() if not present}
+
+
+def _pinned_key(settings: Settings) -> dict[str, str]:
+    """Make the ledger's signing key at the first start, and pin the public half of it."""
+    if settings.ledger.public_key is not None:
+        return {}
+    return {"MARKETLAKE_LEDGER__PUBLIC_KEY": public_key(settings)}
 
 
 def _token() -> str:

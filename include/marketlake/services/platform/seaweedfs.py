@@ -25,6 +25,8 @@ _UNUSED = (
     "-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false",
     "-master.telemetry=false",
 )  # fmt: skip
+# By itself the store allows one volume (128 MB) a free gigabyte, and each bucket takes a whole one.
+_VOLUMES = "-volume.max=4096"
 
 
 class SeaweedFS(Supervises):
@@ -53,7 +55,15 @@ class SeaweedFS(Supervises):
         self.process = Supervised(
             Program(
                 name="seaweedfs",
-                argv=(str(_binary()), "mini", f"-dir={folder}", *public, *internal, *_UNUSED),
+                argv=(
+                    str(_binary()),
+                    "mini",
+                    f"-dir={folder}",
+                    *public,
+                    *internal,
+                    *_UNUSED,
+                    _VOLUMES,
+                ),
                 env=dict(env)
                 | {
                     "AWS_ACCESS_KEY_ID": access_key,

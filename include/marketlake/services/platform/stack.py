@@ -193,7 +193,8 @@ class Platform:
             "postgres": (),
             "seaweedfs": (),
             "sandbox": (),
-            "ledger": ("postgres",),
+            # Its first checkpoint would make the locked bucket, without its lock.
+            "ledger": ("storage",),
             "api-server": ("migration",),
             "scheduler": tasks_need,
             "dag-processor": ("migration",),

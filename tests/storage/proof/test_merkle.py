@@ -1,9 +1,10 @@
 """Known answers, and proofs of every leaf of random trees.
 
-The vectors are those of Google's Certificate Transparency reference code: the eight leaves, roots
-and inclusion paths of google/certificate-transparency ``cpp/merkletree/merkle_tree_test.cc``
-(``kSHA256Roots``, ``kSHA256Paths``), kept today in transparency-dev/merkle ``testonly``; the hashes
-of an empty leaf, a 16-byte leaf and a node are from its ``merkle_verifier``/``tree_hasher`` tests.
+The vectors are those of Google's Certificate Transparency reference code: the eight leaves, roots,
+inclusion and consistency paths of google/certificate-transparency
+``cpp/merkletree/merkle_tree_test.cc`` (``kSHA256Roots``, ``kSHA256Paths``, ``kSHA256Proofs``), kept
+today in transparency-dev/merkle ``proof/verify_test.go``; (6, 7) is only there. The hashes of an
+empty leaf, a 16-byte leaf and a node are from its ``merkle_verifier``/``tree_hasher`` tests.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import hashlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marketlake.storage.merkle import (
+from marketlake.storage.proof.merkle import (
     EMPTY_ROOT,
     MerkleTree,
+    consistent,
     leaf_hash,
+    leaf_hashes,
     node_hash,
     root_from_path,
 )
@@ -59,6 +62,29 @@ PATHS = {
     ],
 }
 
+CONSISTENCY = {
+    (1, 1): [],
+    (1, 8): [
+        "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+        "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+        "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+    ],
+    (6, 8): [
+        "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+        "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+        "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    ],
+    (2, 5): [
+        "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+        "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+    ],
+    (6, 7): [
+        "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+        "b08693ec2e721597130641e8211e7eedccb4c26413963eee6c1e2ed16ffb1a5f",
+        "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    ],
+}
+
 contents = st.lists(st.binary(max_size=20), min_size=1, max_size=70)
 
 
@@ -80,6 +106,31 @@ def textbook_root(leaves: list[bytes]) -> bytes:
         split *= 2
     left, right = textbook_root(leaves[:split]), textbook_root(leaves[split:])
     return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def textbook_path(index: int, leaves: list[bytes]) -> list[bytes]:
+    """PATH as RFC 9162 section 2.1.3.1 words it."""
+    if len(leaves) == 1:
+        return []
+    split = 1
+    while split * 2 < len(leaves):
+        split *= 2
+    if index < split:
+        return [*textbook_path(index, leaves[:split]), textbook_root(leaves[split:])]
+    return [*textbook_path(index - split, leaves[split:]), textbook_root(leaves[:split])]
+
+
+def textbook_consistency(first: int, leaves: list[bytes], whole: bool = True) -> list[bytes]:
+    """SUBPROOF as RFC 9162 section 2.1.4.1 words it."""
+    if first == len(leaves):
+        return [] if whole else [textbook_root(leaves)]
+    split = 1
+    while split * 2 < len(leaves):
+        split *= 2
+    left, right = leaves[:split], leaves[split:]
+    if first <= split:
+        return [*textbook_consistency(first, left, whole), textbook_root(right)]
+    return [*textbook_consistency(first - split, right, False), textbook_root(left)]
 
 
 def test_leaf_and_node_hashes_are_those_of_certificate_transparency() -> None:
@@ -106,6 +157,89 @@ def test_inclusion_paths_are_those_of_certificate_transparency(index: int, size:
     root = root_from_path(index, size, leaf_hash(LEAVES[index]), path)
     assert root is not None
     assert root.hex() == ROOTS[size]
+
+
+@pytest.mark.parametrize(("first", "second"), CONSISTENCY)
+def test_consistency_paths_are_those_of_certificate_transparency(first: int, second: int) -> None:
+    path = tree_of(LEAVES).consistency_path(first, second)
+    assert [node.hex() for node in path] == CONSISTENCY[first, second]
+    roots = bytes.fromhex(ROOTS[first]), bytes.fromhex(ROOTS[second])
+    assert consistent(first, second, *roots, path)
+
+
+def test_the_vectors_are_what_the_textbook_recursion_gives() -> None:
+    for size, root in enumerate(ROOTS):
+        assert textbook_root(LEAVES[:size]).hex() == root
+    for (index, size), path in PATHS.items():
+        assert [node.hex() for node in textbook_path(index, LEAVES[:size])] == path
+    for (first, second), path in CONSISTENCY.items():
+        assert [node.hex() for node in textbook_consistency(first, LEAVES[:second])] == path
+
+
+@given(st.lists(st.binary(max_size=20), max_size=40))
+@settings(deadline=None, max_examples=60)
+def test_every_two_sizes_have_the_textbook_proof_and_it_verifies(leaves: list[bytes]) -> None:
+    tree = tree_of(leaves)
+    second = len(leaves)
+    for first in range(second + 1):
+        path = tree.consistency_path(first, second)
+        assert path == (textbook_consistency(first, leaves) if first else [])
+        assert consistent(first, second, tree.root(first), tree.root(second), path)
+
+
+@given(contents, st.data())
+@settings(deadline=None)
+def test_no_consistency_proof_joins_trees_that_are_not_one_history(
+    leaves: list[bytes], data: st.DataObject
+) -> None:
+    tree = tree_of(leaves)
+    second = len(leaves)
+    first = data.draw(st.integers(0, second))
+    path, old, new = tree.consistency_path(first, second), tree.root(first), tree.root(second)
+    bad = data.draw(st.integers(0, max(first - 1, 0)))
+    rewritten = tree_of([*leaves[:bad], leaves[bad] + b"!", *leaves[bad + 1 :]])
+    own = rewritten.consistency_path(first, second)
+    if first:
+        assert not consistent(first, second, old, rewritten.root(second), own)
+        assert not consistent(first, second, old, rewritten.root(second), path)
+    assert not consistent(first, second, bytes(32), new, path)
+    assert not consistent(first, second, old, new, [*path, new])
+    assert not consistent(first, second, old, new, [new, *path])
+    assert not consistent(second + 1, second, new, new, path)
+    assert not consistent(-1, second, old, new, path)
+    if path:
+        assert not consistent(first, second, old, bytes(32), path)
+        assert not consistent(first, second, old, new, path[:-1])
+        bent = data.draw(st.integers(0, len(path) - 1))
+        wrong = [*path[:bent], bytes(32), *path[bent + 1 :]]
+        assert not consistent(first, second, old, new, wrong)
+        short = [*path[:bent], path[bent][:31], *path[bent + 1 :]]
+        assert not consistent(first, second, old, new, short)
+
+
+@given(contents, contents)
+@settings(deadline=None)
+def test_extending_is_appending_each(leaves: list[bytes], others: list[bytes]) -> None:
+    tree = tree_of(leaves)
+    tree.extend(leaf_hashes(others))
+    one_by_one = tree_of([*leaves, *others])
+    for size in range(len(leaves) + len(others) + 1):
+        assert tree.root(size) == one_by_one.root(size)
+
+
+@given(contents, contents, st.integers(0, 3))
+@settings(deadline=None)
+def test_the_root_of_subtrees_and_a_smaller_one_is_that_of_all_leaves(
+    leaves: list[bytes], others: list[bytes], height: int
+) -> None:
+    width = 1 << height
+    whole = leaves[: len(leaves) // width * width]
+    part = others[: width - 1]
+    above = MerkleTree()
+    for at in range(0, len(whole), width):
+        above.append(textbook_root(whole[at : at + width]))
+    right = textbook_root(part) if part else b""
+    assert above.root(above.size, right) == textbook_root([*whole, *part])
 
 
 @given(contents)
@@ -174,6 +308,8 @@ def test_asking_beyond_the_tree_is_an_error_not_an_answer() -> None:
         lambda: tree.leaf(-1),
         lambda: tree.inclusion_path(8, 8),
         lambda: tree.inclusion_path(0, 9),
+        lambda: tree.consistency_path(0, 9),
+        lambda: tree.consistency_path(5, 4),
     ):
         with pytest.raises(IndexError):
             ask()
