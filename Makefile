@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RUN := .venv/bin/python -m
 STAMP := .venv/.installed
+# Installed, and the factors' kernels compiled: half a minute that no task should spend.
+READY := .venv/.kernels
 MARKETLAKE := .venv/bin/marketlake
 IF_INSTALLED := [ -x $(MARKETLAKE) ] || { echo "nothing is installed here"; exit 0; };
 
@@ -28,9 +30,9 @@ help: ## Show this list
 
 #: Use it
 .PHONY: install run status logs stop clean
-install: $(STAMP) ## Make .venv with the pinned packages (the only step that needs a network)
+install: $(READY) ## Make .venv with the pinned packages (the only step that needs a network)
 
-run: $(STAMP) ## The main job: start everything, load history, train, run the last five sessions
+run: $(READY) ## The main job: start everything, load history, train, run the last five sessions
 	@$(MARKETLAKE) run
 
 status: ## Show every component and where the UI is
@@ -47,20 +49,26 @@ clean: ## Stop, and delete the state folder: lake, databases, ledger, logs
 
 #: Work on it
 .PHONY: test test-slow bench accept check format lock
-test: $(STAMP) ## Run the tests (up to 15 minutes on two cores)
+test: $(READY) ## Run the tests (about a quarter of an hour on two cores)
 	@$(RUN) pytest -m "not slow and not platform" --numprocesses 2 --dist loadfile
 	@$(RUN) pytest -m "not slow and platform"
 
-test-slow: $(STAMP) ## Run the long tests
+test-slow: $(READY) ## Run the long tests
 	@$(RUN) pytest -m "slow and not platform" --numprocesses 2 --dist loadfile
 	@$(RUN) pytest -m "slow and platform"
 
-bench: $(STAMP) ## Measure orchestration, gate and loads (about 20 minutes); figures to docs/figures
+bench: $(READY) ## Measure orchestration, ledger, gate, loads, features (about an hour); figures to docs/figures
 	@$(RUN) tests.acceptance overhead
+	@$(RUN) tests.acceptance floor
 	@$(RUN) tests.acceptance gate
 	@$(RUN) tests.acceptance loads
+	@$(RUN) tests.acceptance ledger
+	@$(RUN) tests.acceptance ledger-verification
+	@$(RUN) tests.acceptance ledger-cost
+	@$(RUN) tests.acceptance lineage
+	@$(RUN) tests.acceptance features
 
-accept: $(STAMP) ## Real data, kill everything at every moment, an hour of runs; figures to docs/figures
+accept: $(READY) ## Real data, kill everything at every moment, an hour of runs; figures to docs/figures
 	@$(RUN) tests.acceptance accept
 
 check: $(STAMP) ## Check format, lint, types, import floors, contract renderings, documentation
@@ -89,3 +97,7 @@ $(STAMP): requirements.txt pyproject.toml
 	  --require-hashes -r requirements.txt
 	@$(RUN) uv pip install --quiet --python .venv/bin/python --no-build-isolation --no-deps -e .
 	@touch $(STAMP)
+
+$(READY): $(STAMP) $(wildcard include/marketlake/domain/features/*.py)
+	@$(RUN) marketlake.domain.features
+	@touch $(READY)

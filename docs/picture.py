@@ -26,7 +26,11 @@ _SAYS = {
 _STORES = (
     ("S3 lake", "raw, core, out: Parquet and JSON under contracts; manifests; versions", 0),
     ("Postgres", "the warehouse analysts query: marts with enforced contracts", 2),
-    ("Ledger", "Merkle log of every vendor call, calculation, gate and publish", 0),
+    (
+        "Ledger",
+        "Merkle log of every vendor call, calculation, gate, publish; export_audit: files",
+        0,
+    ),
 )
 _READERS = (
     ("Airflow UI", "runs, retries, backfills"),

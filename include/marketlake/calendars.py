@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from zoneinfo import ZoneInfo
 
 from marketlake.errors import ConfigError
 
@@ -26,6 +27,7 @@ class Calendar:
     """The sessions of one exchange from 1990 to 2049; get one with :meth:`of`."""
 
     name: str
+    zone: str
     _sessions: tuple[date, ...] = field(repr=False, compare=False)
     _opens_s: tuple[int, ...] = field(repr=False, compare=False)
     _closes_s: tuple[int, ...] = field(repr=False, compare=False)
@@ -111,6 +113,10 @@ class Calendar:
             )
         return session
 
+    def local(self, at: datetime) -> datetime:
+        """Return an instant as the exchange's clock shows it; records are named by it."""
+        return at.astimezone(ZoneInfo(self.zone))
+
     def known_at(self, session: date, lag_minutes: int) -> datetime:
         """Return when data of a session could be known: its close plus the source's lag."""
         return self.close_at(session) + timedelta(minutes=lag_minutes)
@@ -179,6 +185,7 @@ def _build(name: str) -> Calendar:
         ) from error
     return Calendar(
         name=name,
+        zone=str(source.tz),
         _sessions=tuple(source.sessions.date.tolist()),
         _opens_s=_epoch_seconds(source.opens),
         _closes_s=_epoch_seconds(source.closes),

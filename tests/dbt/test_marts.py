@@ -177,6 +177,7 @@ def test_sessions_built_one_by_one_in_any_order_are_the_whole_build(
     assert checksums(built) == whole
 
 
+@pytest.mark.slow
 def test_a_bar_that_is_gone_leaves_the_marts_with_its_session(
     built: Warehouse, dbt_settings: Settings, market: Any, target_dir: Path
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_bar_that_is_gone_leaves_the_marts_with_its_session(
     assert checksums(built) == whole
 
 
+@pytest.mark.slow
 def test_a_missing_session_makes_no_return_that_spans_it(
     built: Warehouse, dbt_settings: Settings, market: Any, target_dir: Path
 ) -> None:
@@ -291,6 +293,7 @@ def test_a_relation_that_does_not_hold_fails_the_gate_by_name(
         load_rows(built, contract, good)
 
 
+@pytest.mark.slow
 def test_other_sql_than_the_tables_were_made_by_rebuilds_everything(
     built: Warehouse, dbt_settings: Settings, target_dir: Path
 ) -> None:

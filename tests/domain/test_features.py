@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marketlake.contracts.catalog import contract
 from marketlake.contracts.features import FEATURES
+from marketlake.contracts.lineage import LINEAGE
 from marketlake.domain import features
 
 from tests.domain.market import (
@@ -212,3 +213,33 @@ def test_the_unit_of_price_changes_nothing(seed: int, factor: float) -> None:
     )
     # Powers of two: scaling is exact, so the features must be equal to the bit.
     assert _compute(scaled).equals(_compute(market))
+
+
+def test_the_declared_lineage_is_what_the_values_really_depend_on() -> None:
+    market = made_market(7)
+    before = _compute(market)
+    keys = ["session", "symbol"]
+    values = [feature.name for feature in FEATURES]
+    found = {name: set[tuple[str, str]]() for name in [*values, "simulated"]}
+    changes = {
+        ("core_market__daily_bar", "close_usd"): pl.col("close_usd")
+        * (1.0 + pl.col("close_usd") % 0.1),
+        ("core_market__daily_bar", "simulated_fields"): pl.lit(["adjusted_close"]),
+        ("core_market__corporate_action", "kind"): pl.lit("other"),
+        ("core_market__corporate_action", "split_ratio"): pl.col("split_ratio") * 1.1,
+        ("core_market__corporate_action", "dividend_usd"): pl.col("dividend_usd") * 1.5,
+        ("core_market__corporate_action", "simulated_fields"): pl.lit([], pl.List(pl.String)),
+    }
+    for (dataset, column), changed in changes.items():
+        part = "bars" if dataset.endswith("bar") else "actions"
+        rows = getattr(market, part).with_columns(changed.alias(column))
+        after = _compute(replace(market, **{part: rows}))
+        assert after.select(keys).equals(before.select(keys))
+        for name, sources in found.items():
+            if not after[name].equals(before[name]):
+                sources.add((dataset, column))
+
+    declared = LINEAGE["core_features__daily"].columns
+    assert found == {
+        name: {(item.dataset, item.column) for item in declared[name]} for name in found
+    }

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marketlake.contracts.factors import FACTORS
 from marketlake.contracts.features import FEATURES, MAX_LOOKBACK_SESSIONS
 from marketlake.domain import features, forecasting, prices, regimes, risk, rolling
 from marketlake.domain.forecasting import splits
@@ -56,6 +57,37 @@ def return_rows(market: Market) -> pl.DataFrame:
         market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
     )
     return pl.DataFrame(panel.returns(), schema=list(market.symbols)).with_columns(
+        known_on=pl.Series(market.sessions)
+    )
+
+
+def whole(bars: pl.DataFrame) -> pl.DataFrame:
+    close = pl.col("close_usd")
+    return bars.with_columns(
+        open_usd=0.99 * close,
+        high_usd=1.01 * close,
+        low_usd=0.98 * close,
+        volume_shares=1e6 / close,
+    )
+
+
+def factor_rows(market: Market) -> pl.DataFrame:
+    return features.compute_factors(
+        whole(market.bars),
+        market.actions,
+        sessions=market.sessions,
+        symbols=market.symbols,
+        first_output=market.sessions[0],
+        members=market.bars.select(KEY),
+    ).with_columns(known_on="session")
+
+
+def whole_bar_rows(market: Market) -> pl.DataFrame:
+    laid_out = prices.whole_bars(
+        whole(market.bars), market.actions, sessions=market.sessions, symbols=market.symbols
+    )
+    names = [f"{symbol} {number}" for number in range(7) for symbol in market.symbols]
+    return pl.DataFrame(np.vstack(laid_out.arrays).T, schema=names).with_columns(
         known_on=pl.Series(market.sessions)
     )
 
@@ -225,8 +257,10 @@ def out_of_fold_rows(market: Market) -> pl.DataFrame:
 
 COMPUTATIONS: dict[str, Computation] = {
     "features.compute_features": feature_rows,
+    "features.compute_factors": factor_rows,
     "forecasting.labels": label_rows,
     "prices.panel": return_rows,
+    "prices.whole_bars": whole_bar_rows,
     "prices.adjusted_closes": adjusted_rows,
     "prices.close_moves_pct": move_rows,
     "prices.simulated": simulated_rows,
@@ -243,6 +277,9 @@ TRAINED: dict[str, Computation] = {
 # These have a test of their own below.
 OTHERS = {"forecasting.champion_row", "forecasting.walk_forward_scores", "regimes.classify"}
 EXEMPT = {
+    "features.sessions_needed": "sees the calendar only",
+    "prices.any_within": "sees marks by row, no sessions",
+    "forecasting.limits_of": "sees one signal",
     "prices.unadjust_splits": "undoes a vendor's adjustment: needs the splits up to the fetch",
     "prices.unadjust_dividends": "as unadjust_splits",
     **{
@@ -274,8 +311,9 @@ def test_every_public_computation_of_the_domain_is_in_the_harness() -> None:
 
 
 def test_every_feature_of_the_catalog_is_among_the_checked_columns() -> None:
-    columns = feature_rows(made_market(1)).columns
-    assert {item.name for item in FEATURES} <= set(columns)
+    market = made_market(1)
+    assert {item.name for item in FEATURES} <= set(feature_rows(market).columns)
+    assert {item.name for item in FACTORS} <= set(factor_rows(market).columns)
     filled = feature_rows(made_market(1)).drop_nulls()
     assert filled.height > 50, "rows with every feature there are needed for the check to bite"
 

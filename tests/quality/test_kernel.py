@@ -75,6 +75,7 @@ _FLOATS = (
 )
 _ODD_CELLS: dict[str, list[Any]] = {
     "float64": [None, math.nan, *_FLOATS[1:]],
+    "float32": [None, math.nan, 0.0, 0.5, 1.0, 101.0],
     "int64": [-3, -1, 0, 1, 2, 5, 2**53 + 1],
     "string": ["", "a", "a\n", "ab", "A1", "ü", "Split", "nan", 'quote " and \\'],
     "date": [date(2022, 12, 26), date(2022, 12, 24), date(1970, 1, 1), date(2060, 1, 5)],
@@ -92,9 +93,9 @@ def good_cell(contract: Contract, name: str, row: int) -> Any:
     if kind == "string":
         values = [value for check in checks for value in check.params.get("values", ())]
         return values[0] if values else f"A{row}"
-    if kind == "float64" and Check("unique", (name,)) in checks:
+    if kind in {"float64", "float32"} and Check("unique", (name,)) in checks:
         return 1.0 + row
-    if kind == "float64":
+    if kind in {"float64", "float32"}:
         ranges = [check.params for check in checks if check.name == "in_range"]
         return next(
             value

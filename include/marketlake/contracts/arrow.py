@@ -24,20 +24,27 @@ def schema(contract: Contract) -> pa.Schema:
     """Return the Arrow schema of a table contract; its metadata name contract and version."""
     import pyarrow as pa
 
+    return pa.schema(
+        [pa.field(item.name, _type(item.kind), nullable=item.nullable) for item in contract.fields],
+        metadata={"contract": contract.name, "schema_version": schema_version(contract)},
+    )
+
+
+def _type(kind: Kind) -> pa.DataType:
+    import pyarrow as pa
+
     types = {
         "string": pa.string(),
         "int64": pa.int64(),
         "float64": pa.float64(),
+        "float32": pa.float32(),
         "bool": pa.bool_(),
         "date": pa.date32(),
         "timestamp_utc": pa.timestamp("us", "UTC"),
         "strings": pa.list_(pa.string()),
         "binary": pa.binary(),
     }
-    return pa.schema(
-        [pa.field(item.name, types[item.kind], nullable=item.nullable) for item in contract.fields],
-        metadata={"contract": contract.name, "schema_version": schema_version(contract)},
-    )
+    return types[kind]
 
 
 def schema_version(contract: Contract) -> str:
@@ -103,7 +110,7 @@ def conform_column(contract: Contract, item: Field, column: pa.ChunkedArray) -> 
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     try:
-        cast = column.cast(schema(contract).field(item.name).type)
+        cast = column.cast(_type(item.kind))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         _refuse(
             contract,
@@ -114,7 +121,7 @@ def conform_column(contract: Contract, item: Field, column: pa.ChunkedArray) -> 
     if has_time and not cast.cast(column.type).equals(column):
         # Arrow cuts the time of day off without a word.
         _refuse(contract, expected=f"{item.name} as date", was="an instant within a day")
-    if item.kind == "float64":
+    if pa.types.is_floating(cast.type):
         infinite = pc.is_inf(cast)
         if pc.any(infinite).as_py():
             _refuse(
@@ -139,6 +146,7 @@ def _is_of_kind(kind: Kind, given: pa.DataType) -> bool:
         or types.is_string_view(given),
         "int64": types.is_integer(given) or types.is_floating(given),
         "float64": types.is_integer(given) or types.is_floating(given),
+        "float32": types.is_integer(given) or types.is_floating(given),
         "bool": types.is_boolean(given),
         "date": types.is_date(given) or (is_time and given.tz is None),
         "timestamp_utc": is_time and given.tz is not None,

@@ -6,6 +6,7 @@ add a contract here, run ``marketlake contracts render``, and write it from a pi
 
 from __future__ import annotations
 
+from marketlake.contracts.factors import FACTORS
 from marketlake.contracts.features import FEATURES
 from marketlake.contracts.model import Check, Contract, Export, Field
 from marketlake.contracts.spec_files import SPEC_FILES
@@ -538,6 +539,31 @@ CORE_FEATURES_DAILY = Contract(
         Check("in_range", ("rsi_14d",), {"min": 0.0, "max": 100.0}),
         Check("in_range", ("rank_return_20d",), {"min": 0.0, "max": 1.0}),
         Check("in_range", ("drawdown_252d",), {"min": -1.0, "max": 0.0}),
+    ),
+)
+
+CORE_FACTORS_DAILY = Contract(
+    name="core_factors__daily",
+    doc=(
+        "Alpha158 and the classic indicators of every universe member with a bar at a session, "
+        "wide. Published by the daily runs; training computes those of its history by itself."
+    ),
+    grain="one row per session and symbol",
+    owner="build_features",
+    key=("session", "symbol"),
+    fields=(
+        _SESSION,
+        _SYMBOL,
+        *(Field(item.name, "float32", item.formula, "", True) for item in FACTORS),
+        Field("closes_simulated", "bool", "whether a generator made a close it depends on"),
+        Field("simulated", "bool", "whether a generator made any input it depends on"),
+        _KNOWN_AT,
+    ),
+    checks=(
+        Check("unique", ("session", "symbol")),
+        Check("row_count", (), {"min": 1}),
+        Check("only_sessions", ("session",), {"calendar": "XNYS"}),
+        Check("in_range", ("money_flow_index_14d",), {"min": 0.0, "max": 100.0}),
     ),
 )
 

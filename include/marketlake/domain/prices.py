@@ -64,6 +64,39 @@ class Panel:
         return result
 
 
+@dataclass(frozen=True)
+class Bars:
+    """Whole bars as traded and what actions do to them, one row a symbol, one column a session.
+
+    Prices are in USD and volumes in shares, NaN where there is none. ``price_factors`` is what an
+    ex-date puts on every earlier price and ``share_factors`` on every earlier volume (splits
+    alone), 1.0 where there is no action. All are C-ordered, [n_symbols, n_sessions].
+    """
+
+    sessions: tuple[date, ...]
+    symbols: tuple[str, ...]
+    opens: Floats
+    highs: Floats
+    lows: Floats
+    closes: Floats
+    volumes: Floats
+    price_factors: Floats
+    share_factors: Floats
+
+    @property
+    def arrays(self) -> tuple[Floats, ...]:
+        """The seven matrices, in the order of the fields."""
+        return (
+            self.opens,
+            self.highs,
+            self.lows,
+            self.closes,
+            self.volumes,
+            self.price_factors,
+            self.share_factors,
+        )
+
+
 def unadjust_splits(bars: pl.DataFrame, splits: pl.DataFrame) -> pl.DataFrame:
     """Undo a vendor's split adjustment: prices and volumes as they traded.
 
@@ -176,6 +209,36 @@ def panel(
     )
 
 
+def whole_bars(
+    bars: pl.DataFrame,
+    actions: pl.DataFrame,
+    *,
+    sessions: Sequence[date],
+    symbols: Sequence[str],
+) -> Bars:
+    """Lay opens, highs, lows, closes and volumes out; see :func:`panel` for the arguments."""
+    closes = panel(bars, actions, sessions=sessions, symbols=symbols)
+    ratios, _ = _action_matrices(
+        actions, np.array(sessions, dtype="datetime64[D]"), symbols=symbols
+    )
+    others = (
+        _matrix(bars, name, sessions=sessions, symbols=symbols)
+        for name in ("open_usd", "high_usd", "low_usd", "volume_shares")
+    )
+    opens, highs, lows, volumes = (np.ascontiguousarray(matrix.T) for matrix in others)
+    return Bars(
+        closes.sessions,
+        closes.symbols,
+        opens=opens,
+        highs=highs,
+        lows=lows,
+        closes=np.ascontiguousarray(closes.closes.T),
+        volumes=volumes,
+        price_factors=np.ascontiguousarray(closes.factors.T),
+        share_factors=np.ascontiguousarray(ratios.T),
+    )
+
+
 def adjusted_closes(
     bars: pl.DataFrame,
     actions: pl.DataFrame,
@@ -221,6 +284,13 @@ def simulated_adjustments(actions: pl.DataFrame, panel: Panel) -> Bools:
     return result
 
 
+def any_within(marks: Bools, lookback: int) -> Bools:
+    """Return where any of a row's mark and the ``lookback`` before it is set; by column."""
+    total = np.vstack([np.zeros((1, marks.shape[1]), dtype=np.int64), marks.cumsum(axis=0)])
+    start = np.maximum(np.arange(len(marks)) - lookback, 0)
+    return np.asarray(total[1:] > total[start])
+
+
 def _matrix(
     rows: pl.DataFrame, column: str, *, sessions: Sequence[date], symbols: Sequence[str]
 ) -> Floats:
@@ -247,7 +317,25 @@ def _factors(
     *,
     symbols: Sequence[str],
 ) -> Floats:
-    ratios, dividends = np.ones_like(closes), np.zeros_like(closes)
+    ratios, dividends = _action_matrices(actions, days, symbols=symbols)
+    factors = (1.0 - dividends / _dividend_bases(closes, ratios, dividends)) / ratios
+    if not (factors > 0).all():
+        row, col = np.argwhere(~(factors > 0))[0]
+        raise ContractViolation(
+            expected="a split ratio above 0 and a dividend below the close before the ex-date",
+            was=f"split {ratios[row, col]}, dividend {dividends[row, col]} USD",
+            where=f"action of {symbols[col]} at {days[row]}",
+            todo="look at core_market__corporate_action and its source for that ex-date",
+        )
+    return factors
+
+
+def _action_matrices(
+    actions: pl.DataFrame, days: NDArray[np.datetime64], *, symbols: Sequence[str]
+) -> tuple[Floats, Floats]:
+    """Split ratios and dividends by the session they take effect: each [n_sessions, n_symbols]."""
+    shape = len(days), len(symbols)
+    ratios, dividends = np.ones(shape), np.zeros(shape)
     column = {symbol: index for index, symbol in enumerate(symbols)}
     known = actions.filter(
         pl.col("symbol").is_in(list(symbols)), pl.col("session").is_between(days[0], days[-1])
@@ -259,16 +347,7 @@ def _factors(
         at = int(np.searchsorted(days, np.datetime64(session, "D"))), column[symbol]
         ratios[at] *= 1.0 if ratio is None else ratio
         dividends[at] += 0.0 if dividend is None else dividend
-    factors = (1.0 - dividends / _dividend_bases(closes, ratios, dividends)) / ratios
-    if not (factors > 0).all():
-        row, col = np.argwhere(~(factors > 0))[0]
-        raise ContractViolation(
-            expected="a split ratio above 0 and a dividend below the close before the ex-date",
-            was=f"split {ratios[row, col]}, dividend {dividends[row, col]} USD",
-            where=f"action of {symbols[col]} at {days[row]}",
-            todo="look at core_market__corporate_action and its source for that ex-date",
-        )
-    return factors
+    return ratios, dividends
 
 
 def _dividend_bases(closes: Floats, ratios: Floats, dividends: Floats) -> Floats:

@@ -88,6 +88,8 @@ def run_dbt(
         target_dir=folder,
         full_refresh=only_session is None,
     )
+    models = dbt_project.models(ctx.settings, target_dir=folder)
+    ctx.touched.built.extend(models[node["id"]] for node in result["nodes"] if node["id"] in models)
     shutil.rmtree(folder)
     document = {**result, "session": session.isoformat(), "loaded": dict(loaded)}
     covered = [ref for contract in LOADED for ref in ctx.lake.refs_for(contract, [session])]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-import polars as pl
-
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
     CORE_MODELS_MODEL,
@@ -22,6 +20,9 @@ from marketlake.pipelines.build_warehouse import load_sessions
 from marketlake.pipelines.context import RunContext
 from marketlake.pipelines.gating import refuse_bad
 from marketlake.types import ArtifactRef, Partition
+
+# An entry holds a megabyte; a signal is about 250 bytes of it.
+_SIGNALS_AN_ENTRY = 2000
 
 
 def champion_for(ctx: RunContext, session: date) -> tuple[dict[str, Any], ArtifactRef, ArtifactRef]:
@@ -104,7 +105,7 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
 
 
 def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) -> list[ArtifactRef]:
-    """Publish the session's signals, predictions and accuracy; record each decision."""
+    """Publish the session's signals, predictions and accuracy; record what was decided."""
     partition = Partition.of_session(session)
     signals, predictions, accuracy, *inputs = staged
     frame = ctx.table(signals)
@@ -129,21 +130,35 @@ def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) ->
             parents=[ref for ref in inputs if ref.contract in models],
         ),
     ]
-    _record_decisions(ctx, session, frame)
+    _record_decision(ctx, session, published, inputs, ctx.document(predictions))
     load_sessions(ctx, CORE_SIGNALS_SIGNAL, [session], as_of=session)
     return [published, *documents]
 
 
-def _record_decisions(ctx: RunContext, session: date, signals: pl.DataFrame) -> None:
-    for row in signals.filter(pl.col("side") != "flat").sort("rank").iter_rows(named=True):
+def _record_decision(
+    ctx: RunContext,
+    session: date,
+    published: ArtifactRef,
+    inputs: Sequence[ArtifactRef],
+    predictions: dict[str, Any],
+) -> None:
+    """Record what was decided of every symbol, together; to stay flat is a decision too."""
+    decided = [
+        {
+            **{name: row[name] for name in ("rank", "symbol", "side", "score_bps", "confidence")},
+            "limits": forecasting.limits_of(row),
+        }
+        for row in predictions["signals"]
+    ]
+    for start in range(0, len(decided), _SIGNALS_AN_ENTRY):
         ctx.ledger.record(
             "decision",
             name="signal",
             session=session.isoformat(),
-            symbol=row["symbol"],
-            side=row["side"],
-            score_bps=row["score_bps"],
-            confidence=row["confidence"],
-            model_name=row["model_name"],
-            model_sha256=row["model_sha256"],
+            artifact=published.versioned_name,
+            data=[ref.versioned_name for ref in inputs],
+            model_name=predictions["model"]["name"],
+            model_sha256=predictions["model"]["sha256"],
+            signals=decided[start : start + _SIGNALS_AN_ENTRY],
+            n_signals=len(decided),
         )

@@ -190,24 +190,20 @@ def _simulated_rows(bars: pl.DataFrame, actions: pl.DataFrame, panel: prices.Pan
 
     def own(lookback: int) -> Bools:
         # A factor is used when its ex-date is after the oldest close of the window.
-        return np.asarray(_any_within(closes, lookback) | _any_within(factors, lookback - 1))
+        return np.asarray(
+            prices.any_within(closes, lookback) | prices.any_within(factors, lookback - 1)
+        )
 
     ranked = next(item.lookback for item in FEATURES if item.name == "rank_return_20d")
     return np.asarray(
         own(_lookback("adjusted_close"))
-        | _any_within(market, _lookback("benchmark_close"))
+        | prices.any_within(market, _lookback("benchmark_close"))
         | own(ranked).any(axis=1, keepdims=True)
     )
 
 
 def _lookback(quantity: str) -> int:
     return max(item.lookback for item in FEATURES if quantity in item.inputs)
-
-
-def _any_within(marks: Bools, lookback: int) -> Bools:
-    total = np.vstack([np.zeros((1, marks.shape[1]), dtype=np.int64), marks.cumsum(axis=0)])
-    start = np.maximum(np.arange(len(marks)) - lookback, 0)
-    return np.asarray(total[1:] > total[start])
 
 
 _OWN = [item.name for item in FEATURES if item.name != "rank_return_20d"]
