@@ -22,12 +22,20 @@ from tests.acceptance import (
     consensus_vendors,
     consensus_wire,
     crashes,
+    features_speed,
     figures,
+    floor,
     gate_speed,
     integrity_corpora,
+    ledger_cost,
+    ledger_speed,
+    ledger_verification,
+    lineage_speed,
     load_speed,
     overhead,
     soak,
+    stocknet,
+    walk_forward,
 )
 from tests.acceptance.installation import installation
 
@@ -65,6 +73,15 @@ def measure_overhead(
         raise SystemExit("above the target")
 
 
+@app.command("floor")
+def measure_floor(
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    save: Save = True,
+) -> None:
+    """What Airflow alone costs: the same platform, and tasks that do nothing (ten minutes)."""
+    _hold("floor", floor, lambda: floor.measure(rounds=rounds), save)
+
+
 @app.command("gate")
 def measure_gate(
     rows: Annotated[int, typer.Option(min=10_000)] = 1_000_000,
@@ -89,6 +106,93 @@ def measure_loads(
         lambda: load_speed.measure(rows=rows, to_sql_rows=to_sql_rows, rounds=rounds),
         save,
     )
+
+
+@app.command("features")
+def measure_features(
+    data: Recordings = RECORDINGS,
+    symbols: Annotated[int, typer.Option(min=2)] = 800,
+    sessions: Annotated[int, typer.Option(min=300)] = 3_300,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    growth: Annotated[tuple[int, int], typer.Option(help="Symbols, few and many.")] = (500, 5_000),
+    qlib: Annotated[
+        Path | None, typer.Option(help="A Python that has pyqlib. Default: one is made.")
+    ] = None,
+    save: Save = True,
+) -> None:
+    """Alpha158 against Qlib and polars on real and made bars, and 5,000 symbols (15 minutes)."""
+    _hold(
+        "features",
+        features_speed,
+        lambda: features_speed.measure(
+            data, symbols=symbols, sessions=sessions, rounds=rounds, growth=growth, qlib=qlib
+        ),
+        save,
+    )
+
+
+@app.command("ledger")
+def measure_ledger(
+    callers: Annotated[int, typer.Option(min=1)] = 32,
+    entries: Annotated[int, typer.Option(min=1_000, help="A round, of each.")] = 16_000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    log_entries: Annotated[int, typer.Option(min=10_000, help="The large log.")] = 1_000_000,
+    save: Save = True,
+) -> None:
+    """Durable appends against SQLite's, then proofs and a start at a million (minutes)."""
+    _hold(
+        "ledger",
+        ledger_speed,
+        lambda: ledger_speed.measure(
+            callers=callers, entries=entries, rounds=rounds, log_entries=log_entries
+        ),
+        save,
+    )
+
+
+@app.command("ledger-verification")
+def measure_ledger_verification(
+    entries: Annotated[int, typer.Option(min=10_000)] = 1_000_000,
+    entries_a_checkpoint: Annotated[int, typer.Option(min=1)] = 250,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    save: Save = True,
+) -> None:
+    """The offline verifier on a million entries, every signature checked (two minutes)."""
+    _hold(
+        "ledger-verification",
+        ledger_verification,
+        lambda: ledger_verification.measure(
+            entries=entries, entries_a_checkpoint=entries_a_checkpoint, rounds=rounds
+        ),
+        save,
+    )
+
+
+@app.command("lineage")
+def measure_lineage(
+    artifacts: Annotated[int, typer.Option(min=10_000)] = 1_000_000,
+    questions: Annotated[int, typer.Option(min=10, help="Each way.")] = 300,
+    save: Save = True,
+) -> None:
+    """Whole closures, up and down, over a million published artifacts (minutes)."""
+    _hold(
+        "lineage",
+        lineage_speed,
+        lambda: lineage_speed.measure(artifacts=artifacts, questions=questions),
+        save,
+    )
+
+
+@app.command("ledger-cost")
+def measure_ledger_cost(
+    rounds: Annotated[int, typer.Option(min=1)] = 6,
+    home: Home = None,
+    first_session: FirstSession = "2019-01-02",
+    save: Save = True,
+) -> None:
+    """A session's run with the ledger, and with entries sent to nowhere (ten minutes)."""
+    with installation(home, first_session=first_session) as one:
+        _hold("ledger-cost", ledger_cost, lambda: ledger_cost.measure(one, rounds=rounds), save)
 
 
 @app.command("soak")
@@ -177,6 +281,20 @@ def measure_integrity(
     _hold(
         "integrity", integrity_corpora, lambda: integrity_corpora.measure(data, cells=cells), save
     )
+
+
+@app.command("stocknet")
+def measure_stocknet(data: Recordings = RECORDINGS, save: Save = True) -> None:
+    """The public StockNet split: every model and the ensemble beside the papers (ten minutes)."""
+    _hold("stocknet", stocknet, lambda: stocknet.measure(data), save)
+
+
+@app.command("walk-forward")
+def measure_walk_forward(
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick", save: Save = True
+) -> None:
+    """The ensemble on the packaged closes, with the null panel (minutes)."""
+    _hold("walk-forward", walk_forward, lambda: walk_forward.measure(profile), save)
 
 
 @app.command("bootstrap")

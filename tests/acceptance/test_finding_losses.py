@@ -70,13 +70,13 @@ def test_writers_end_by_themselves_when_a_store_refuses(settings: Settings) -> N
 
 def test_a_manifest_without_its_bytes_is_found(settings: Settings, lake: Lake) -> None:
     sound, broken = published(lake, SESSION), published(lake, date(2022, 12, 27))
-    assert not [fault for fault in audit(settings) if "build_warehouse" in fault]
-    store = ObjectStore(settings.lake)
-    key = broken.uri.removeprefix(f"s3://{lake.bucket}/")
-    store.delete(lake.bucket, key, broken.version_id)
-    (fault,) = {found for found in audit(settings) if key in found}
-    assert "No" in fault
-    assert not [found for found in audit(settings) if sound.uri.split("/", 3)[3] in found]
+    # The ledger is every module's, and others' buckets are named in full: these keys are not.
+    keys = [ref.uri.removeprefix(f"s3://{lake.bucket}/") for ref in (sound, broken)]
+    assert not [fault for fault in audit(settings) if fault.startswith(tuple(keys))]
+    ObjectStore(settings.lake).delete(lake.bucket, keys[1], broken.version_id)
+    faults = {fault for fault in audit(settings) if fault.startswith(tuple(keys))}
+    (fault,) = faults
+    assert fault.startswith(f"{keys[1]}: No")
 
 
 def test_a_manifest_that_names_other_bytes_is_found(settings: Settings, lake: Lake) -> None:

@@ -8,6 +8,7 @@ from marketlake.domain.forecasting.labels import labels
 from marketlake.domain.forecasting.signals import (
     accuracy_rows,
     champion_row,
+    limits_of,
     predict,
     promotion_row,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "accuracy_rows",
     "champion_row",
     "labels",
+    "limits_of",
     "predict",
     "promotion_row",
     "train",

@@ -146,6 +146,19 @@ def predict(
     return signals, skipped
 
 
+def limits_of(signal: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the limits that a ``core_signals__signal`` row was held against to take its side."""
+    hit_rate, base_rate = float(signal["confidence"]), float(signal["base_rate"])
+    return [
+        {
+            "limit": "scores this strong hit more often than the base rate",
+            "value": hit_rate,
+            "must_exceed": base_rate,
+            "passed": hit_rate > base_rate,
+        }
+    ]
+
+
 def accuracy_rows(document: Document, *, session: date, champion: str) -> pl.DataFrame:
     """Return ``out_ml_models__model_accuracy``: every model's out-of-fold figures, and chance's."""
     validation = document["validation"]

@@ -155,7 +155,8 @@ def enough_features() -> pl.Expr:
     return missing <= MAX_MISSING * len(NAMES)
 
 
-def _rows(features: pl.DataFrame, labels: pl.DataFrame, *, as_of: date) -> pl.DataFrame:
+def refuse_late(features: pl.DataFrame, labels: pl.DataFrame, *, as_of: date) -> None:
+    """Raise LookaheadError when a feature's session or a label's end is after the training's."""
     for frame, column in ((features, "session"), (labels, "label_end")):
         late = frame.filter(pl.col(column) > as_of)
         if late.height:
@@ -165,6 +166,10 @@ def _rows(features: pl.DataFrame, labels: pl.DataFrame, *, as_of: date) -> pl.Da
                 where="training",
                 todo="read features and labels as of the training session",
             )
+
+
+def _rows(features: pl.DataFrame, labels: pl.DataFrame, *, as_of: date) -> pl.DataFrame:
+    refuse_late(features, labels, as_of=as_of)
     usable = features.filter(enough_features())
     return usable.join(labels, on=["session", "symbol"]).sort("session", "symbol")
 

@@ -1,0 +1,83 @@
+"""The null panel: an honest pipeline finds nothing where nothing is, and a planted leak at once.
+
+Three runs of the caller's own evaluation: labels dealt out anew, prices that walk at random, and a
+feature that knows the answer. The first two must score nothing; the last must be caught, by a skill
+that no honest forecast has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from marketlake.domain.prices import Floats
+
+IMPLAUSIBLE_RANK_IC = 0.3
+"""Sixty per cent of daily directions right needs about this; published models reach 0.05."""
+LEVEL = 0.999
+"""Of the intervals of the panel: at 95 % one honest training in ten would fail one of two nulls."""
+
+
+def shuffled(values: Floats, sessions: npt.NDArray[Any], *, rng: np.random.Generator) -> Floats:
+    """Return the values dealt out anew among the rows of each session."""
+    order = np.lexsort((rng.random(len(values)), sessions))
+    home = np.argsort(sessions, kind="stable")
+    dealt: Floats = np.empty_like(values)
+    dealt[home] = values[order]
+    return dealt
+
+
+def random_walk(closes: Floats, *, rng: np.random.Generator) -> Floats:
+    """Return closes [n_sessions, n_symbols] whose returns are the real ones in a random order.
+
+    Each symbol's sessions are drawn for themselves, so neither its own past nor the others' says
+    anything about its next return; gaps stay where they are, and each symbol keeps its volatility.
+    """
+    walked = closes.copy()
+    for column in range(closes.shape[1]):
+        there = np.flatnonzero(np.isfinite(closes[:, column]))
+        if len(there) < 2:
+            continue
+        steps = np.diff(np.log(closes[there, column]))
+        steps = rng.permutation(steps - steps.mean())
+        path = np.concatenate([[0.0], np.cumsum(steps)])
+        walked[there, column] = closes[there[0], column] * np.exp(path)
+    return walked
+
+
+def leaked(labels: Floats, *, noise: float, rng: np.random.Generator) -> Floats:
+    """Return a feature that knows its row's label but for noise of so many standard deviations."""
+    feature: Floats = labels + noise * labels.std() * rng.normal(size=len(labels))
+    return feature
+
+
+def verdict(
+    *,
+    shuffled_labels: Mapping[str, float],
+    random_walk_prices: Mapping[str, float] | None,
+    planted_leak: Mapping[str, float],
+    limit: float = IMPLAUSIBLE_RANK_IC,
+) -> dict[str, Any]:
+    """Say of the three runs' rank ICs (``value``, ``low``, ``high``) whether each is as it must be.
+
+    ``clean`` is true when both nulls' intervals hold 0 and the leak's lower end is above ``limit``,
+    where any model is refused. A null that was not run is named in ``not_run``, and is not clean.
+    """
+    nulls = {"shuffled_labels": shuffled_labels, "random_walk_prices": random_walk_prices}
+    found: dict[str, Any] = {
+        name: {**figure, "as_it_must": bool(figure["low"] <= 0 <= figure["high"])}
+        for name, figure in nulls.items()
+        if figure is not None
+    }
+    found["planted_leak"] = {**planted_leak, "as_it_must": bool(planted_leak["low"] > limit)}
+    not_run = [name for name, figure in nulls.items() if figure is None]
+    clean = not not_run and all(item["as_it_must"] for item in found.values())
+    return {**found, "not_run": not_run, "clean": clean}
+
+
+def too_good(rank_ic: Mapping[str, float], *, limit: float = IMPLAUSIBLE_RANK_IC) -> bool:
+    """Whether a rank IC is so high that its inputs must know the answer."""
+    return bool(rank_ic["low"] > limit)

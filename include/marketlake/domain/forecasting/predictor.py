@@ -1,0 +1,145 @@
+"""What is kept of a training and asked at every session: the ensemble and all that goes with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import polars as pl
+
+from marketlake.domain.forecasting.assessment import Profile, Trained, samples_of
+from marketlake.domain.forecasting.classifiers import read
+from marketlake.domain.forecasting.ensemble import Conformal, Ensemble, Validator, confidence
+from marketlake.domain.forecasting.fitted import Fitted, FitWindow
+from marketlake.errors import BadPayload
+
+_ABOUT, _VALIDATOR, _HASHES = "predictor.json", "validator.skops", "sha256.json"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The fitted ensemble, its conformal thresholds, its validator, and the features they take."""
+
+    ensemble: Fitted[Ensemble]
+    conformal: Conformal
+    validator: Validator
+    names: tuple[str, ...]
+    channels: tuple[str, ...]
+    lags: int
+
+    @classmethod
+    def of_training(
+        cls, trained: Trained, *, names: tuple[str, ...], profile: Profile
+    ) -> Predictor:
+        """Return what is kept of a training."""
+        return cls(
+            trained.ensemble,
+            trained.conformal.value,
+            trained.validator.value,
+            names,
+            profile.channels,
+            profile.lags,
+        )
+
+    def forecast(self, features: pl.DataFrame, *, session: date) -> pl.DataFrame:
+        """Forecast every symbol of one session.
+
+        Parameters
+        ----------
+        features
+            ``session``, ``symbol`` and the features of the session and of the ``lags - 1`` before
+            it; nothing later.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``session``, ``symbol``, ``probability_up`` (calibrated), ``side`` (long, short),
+            ``confidence`` (P of that side), ``probability_right`` (the validator's word on it) and
+            ``conformal_set`` (``up``, ``down``, ``both``, ``none``); by symbol.
+
+        Raises
+        ------
+        LookaheadError
+            When a label that the ensemble saw ended after the session.
+        """
+        ensemble = self.ensemble.at(session)
+        keys, samples = samples_of(
+            features.filter(pl.col("session") <= session),
+            names=self.names,
+            channels=self.channels,
+            lags=self.lags,
+        )
+        at = np.flatnonzero((keys["session"] == session).to_numpy())
+        samples = samples.rows(at)
+        p = ensemble.probability(samples)
+        down, up = self.conformal.sets(p).T
+        return keys[at].with_columns(
+            probability_up=pl.Series(p),
+            side=pl.Series(np.where(p > 0.5, "long", "short")),
+            confidence=pl.Series(confidence(p)),
+            probability_right=pl.Series(self.validator.right(samples, p)),
+            conformal_set=pl.Series(
+                np.select([up & down, up, down], ["both", "up", "down"], default="none")
+            ),
+        )
+
+    def files(self) -> dict[str, bytes]:
+        """Return its files by name, with the SHA-256 of each in ``sha256.json``."""
+        about = {
+            "fit_window": {
+                "spans": [[str(day) for day in span] for span in self.ensemble.window.spans],
+                "rows": self.ensemble.window.rows,
+            },
+            "conformal": {
+                "alpha": self.conformal.alpha,
+                "thresholds": list(self.conformal.thresholds),
+            },
+            "features": list(self.names),
+            "channels": list(self.channels),
+            "lags": self.lags,
+        }
+        files = {
+            **self.ensemble.value.files(),
+            _VALIDATOR: self.validator.forest.dump(),
+            _ABOUT: json.dumps(about, allow_nan=False).encode(),
+        }
+        hashes = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+        return {**files, _HASHES: json.dumps(hashes).encode()}
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> Predictor:
+        """Return the predictor of :meth:`files`; no code in them is run.
+
+        Raises
+        ------
+        BadPayload
+            When a file is missing or is not the one that was hashed.
+        """
+        hashes = json.loads(files[_HASHES])
+        for name, expected in hashes.items():
+            was = hashlib.sha256(files.get(name, b"")).hexdigest()
+            if was != expected:
+                raise BadPayload(
+                    expected=f"{name} with SHA-256 {expected}",
+                    was=was if name in files else "no such file",
+                    where="trained ensemble",
+                    todo="take the files whose hashes the ledger has",
+                )
+        about = json.loads(files[_ABOUT])
+        window = about["fit_window"]
+        low, high = about["conformal"]["thresholds"]
+        spans = [
+            (date.fromisoformat(start), date.fromisoformat(end)) for start, end in window["spans"]
+        ]
+        return cls(
+            Fitted(Ensemble.of(files), FitWindow(tuple(spans), window["rows"])),
+            Conformal(about["conformal"]["alpha"], (low, high)),
+            Validator(read("random_forest", files[_VALIDATOR])),
+            tuple(about["features"]),
+            tuple(about["channels"]),
+            about["lags"],
+        )

@@ -1,0 +1,236 @@
+"""Every model finds what is there, trains the same bytes again, and is read without its code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from datetime import date
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from marketlake.domain.forecasting import lstm
+from marketlake.domain.forecasting.archive import archived
+from marketlake.domain.forecasting.classifiers import (
+    CLASSIFIERS,
+    Classifier,
+    Samples,
+    TrainedClassifier,
+    classifier,
+    lightgbm_by_fold,
+    read,
+)
+from marketlake.domain.forecasting.ensemble import Ensemble, fit_calibration, fit_vote
+from marketlake.domain.forecasting.fitted import FitWindow
+from marketlake.errors import BadPayload, LookaheadError
+
+from tests.domain.market import weekdays
+
+NAMES = [item.name for item in CLASSIFIERS]
+WINDOW = FitWindow.of([date(2020, 1, 1)], [date(2020, 1, 8)])
+SMALL = {
+    "random_forest": {"trees": 20},
+    "xgboost": {"rounds": 20},
+    "lightgbm": {"rounds": 20},
+    "lstm": {"epochs": 3, "batch_rows": 100, "learning_rate": 0.02},
+}
+
+
+def small(name: str) -> Classifier:
+    return classifier(name).with_parameters(**SMALL.get(name, {}))
+
+
+@lru_cache
+def made(seed: int = 0, n: int = 1500) -> tuple[Samples, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    sequence = rng.normal(size=(n, 5, 4))
+    flat = np.concatenate([sequence.reshape(n, -1), rng.normal(size=(n, 3))], axis=1)
+    y = (flat[:, 19] + 0.5 * flat[:, 15] + 0.5 * rng.normal(size=n) > 0).astype(np.int64)
+    flat[rng.random(flat.shape) < 0.02] = np.nan
+    return Samples(flat, sequence), y
+
+
+@lru_cache
+def trained(name: str, seed: int = 1) -> TrainedClassifier:
+    samples, y = made()
+    return small(name).train(samples, y, seed=seed, window=WINDOW).value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_finds_what_is_there(name: str) -> None:
+    samples, y = made(seed=1)
+    p = trained(name).probability(samples)
+    assert p.shape == (1500,)
+    assert ((p > 0) & (p < 1)).all()
+    assert ((p > 0.5) == (y == 1)).mean() > 0.7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_read_from_its_file_predicts_the_same_bytes_and_writes_the_same_file(
+    name: str,
+) -> None:
+    samples, _ = made()
+    one = trained(name)
+    content = one.dump()
+    again = read(name, content)
+    assert again.probability(samples).tobytes() == one.probability(samples).tobytes()
+    assert again.dump() == content
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_scores_the_same_whatever_rows_stand_beside_it(name: str) -> None:
+    samples, _ = made()
+    few = np.array([3, 700, 12])
+    whole = trained(name).probability(samples)
+    assert trained(name).probability(samples.rows(few)).tobytes() == whole[few].tobytes()
+    assert trained(name).probability(samples.rows(few[:0])).shape == (0,)
+
+
+_AGAIN = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+from tests.domain.forecasting.test_classifiers import NAMES, trained
+print({name: hashlib.sha256(trained(name).dump()).hexdigest() for name in NAMES})
+"""
+
+
+@pytest.mark.slow
+def test_another_process_trains_the_same_bytes() -> None:
+    import hashlib
+
+    root = os.fspath(__import__("pathlib").Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", _AGAIN, root],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "5"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = {name: hashlib.sha256(trained(name).dump()).hexdigest() for name in NAMES}
+    assert done.stdout.strip().splitlines()[-1] == str(ours)
+
+
+# Not the LSTM, whose every fit compiles for seconds, and not the linear model, which has no seed.
+@pytest.mark.parametrize("name", ["random_forest", "xgboost", "lightgbm"])
+def test_another_seed_is_another_model(name: str) -> None:
+    samples, _ = made()
+    one, other = (trained(name, seed).probability(samples) for seed in (1, 2))
+    assert not np.array_equal(one, other)
+
+
+def test_the_linear_model_is_the_logistic_regression_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    samples, y = made()
+    whole = Samples(np.nan_to_num(samples.flat), samples.sequence)
+    item = classifier("linear").with_parameters(clip=100.0)
+    ours = item.train(whole, y, seed=1, window=WINDOW).value.probability(whole)
+    Z = StandardScaler().fit_transform(whole.flat)
+    theirs = LogisticRegression(C=1 / (0.02 * len(y)), tol=1e-5, max_iter=500).fit(Z, y)
+    np.testing.assert_allclose(ours, theirs.predict_proba(Z)[:, 1], atol=1e-9)
+
+
+def test_an_elastic_net_leaves_features_without_worth_at_0() -> None:
+    samples, y = made()
+    item = classifier("linear").with_parameters(l1_share=0.9, penalty_per_row=0.1)
+    model = item.train(samples, y, seed=1, window=WINDOW).value.model
+    assert model.coefficients[19] > 0
+    assert (model.coefficients == 0).sum() > 10
+
+
+def test_folds_that_share_bins_are_those_fitted_alone_but_for_the_edges_of_the_first() -> None:
+    samples, y = made()
+    item = small("lightgbm")
+    days = weekdays(date(2020, 1, 1), 4)
+    trains = [np.arange(500), np.arange(1000)]
+    windows = [FitWindow.of(days[:1], days[1:2]), FitWindow.of(days[:1], days[2:3])]
+
+    def folds(samples: Samples, y: np.ndarray) -> list[bytes]:
+        found = lightgbm_by_fold(item, samples, y, trains=trains, windows=windows, seed=1)
+        assert [one.window for one in found] == windows
+        return [one.value.dump() for one in found]
+
+    first, second = folds(samples, y)
+    alone = item.train(samples.rows(trains[0]), y[trains[0]], seed=1, window=windows[0]).value
+    assert first == alone.dump()
+    # No edge and no tree knows a row after its fold's training.
+    later = samples.flat.copy()
+    later[1000:] *= -50
+    assert folds(Samples(later, samples.sequence), np.r_[y[:1000], 1 - y[1000:]]) == [first, second]
+    later = samples.flat.copy()
+    later[500:] *= -50
+    assert folds(Samples(later, samples.sequence), y)[0] == first
+
+
+def test_bin_edges_from_a_later_window_are_refused() -> None:
+    samples, y = made()
+    days = weekdays(date(2020, 1, 1), 4)
+    windows = [FitWindow.of(days[:1], days[3:4]), FitWindow.of(days[:1], days[1:2])]
+    with pytest.raises(LookaheadError, match="the earliest training window first"):
+        lightgbm_by_fold(
+            small("lightgbm"),
+            samples,
+            y,
+            trains=[np.arange(1000), np.arange(500)],
+            windows=windows,
+            seed=1,
+        )
+
+
+def test_a_file_with_a_type_that_no_forest_has_is_refused() -> None:
+    content = trained("random_forest").dump()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(members["schema.json"])
+    schema["__class__"], schema["__module__"] = "Popen", "subprocess"
+    members["schema.json"] = json.dumps(schema).encode()
+    with pytest.raises(BadPayload, match=r"subprocess\.Popen"):
+        read("random_forest", archived(members))
+
+
+def test_a_network_with_code_in_it_is_refused() -> None:
+    keras = lstm._keras()
+    # A Lambda layer is Python bytecode in the file; safe mode does not load it.
+    network = keras.Sequential([keras.Input((5, 4)), keras.layers.Lambda(lambda x: x * 2)])
+    content = lstm.dump(lstm.LstmModel(trained("lstm").model.scaler, network))
+    with pytest.raises(BadPayload, match="do not load"):
+        read("lstm", content)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_something_else_is_refused(name: str) -> None:
+    with pytest.raises(BadPayload, match="the ledger has"):
+        read(name, b"\x80\x04no model")
+
+
+def test_an_unknown_model_or_parameter_is_refused_by_name() -> None:
+    with pytest.raises(KeyError, match="lightgbm"):
+        classifier("oracle")
+    with pytest.raises(KeyError, match="leaves"):
+        classifier("lightgbm").with_parameters(leaves=3)
+
+
+def test_an_ensemble_read_from_its_files_predicts_the_same_bytes() -> None:
+    samples, y = made()
+    members = {name: (trained(name), trained(name, 2)) for name in ("linear", "lightgbm")}
+    columns = np.column_stack([trained(name).probability(samples) for name in members])
+    vote = fit_vote(list(members), columns, y)
+    ensemble = Ensemble(members, vote, fit_calibration(vote.join(columns), y, method="platt"))
+    files = ensemble.files()
+    assert sorted(files) == [
+        "ensemble.json",
+        "lightgbm_0.txt",
+        "lightgbm_1.txt",
+        "linear_0.json",
+        "linear_1.json",
+    ]
+    again = Ensemble.of(files)
+    fresh, truth = made(seed=4)
+    assert again.probability(fresh).tobytes() == ensemble.probability(fresh).tobytes()
+    assert again.files() == files
+    assert ((ensemble.probability(fresh) > 0.5) == (truth == 1)).mean() > 0.7
