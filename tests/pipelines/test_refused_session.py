@@ -67,7 +67,7 @@ class Market:
     def features(self, session: date) -> ArtifactRef:
         ctx = self.context(session)
         build_warehouse.load(ctx, session)
-        (ref,) = build_features.publish(ctx, session, staged=build_features.compute(ctx, session))
+        ref, _ = build_features.publish(ctx, session, staged=build_features.compute(ctx, session))
         return ref
 
     def features_of(self, session: date) -> pl.DataFrame:
