@@ -1,7 +1,8 @@
-"""Train the models on what was known at a session, and promote the better one.
+"""Train the ensemble on what was known at a session, and put it to the gate.
 
-Cross-validation walks forward and is purged by label end. The promotion takes effect at the first
-session after the cutoff and after its last label ended: trained in retrospect, it is flagged so.
+Cross-validation walks forward and is purged by label interval; a null panel runs every time. What
+passes the gate predicts from the first session after the cutoff; trained in retrospect, it is
+flagged so. What does not pass predicts only where nothing that passed is there.
 
 **Triage**
 
@@ -9,16 +10,24 @@ session after the cutoff and after its last label ended: trained in retrospect, 
 - `train` is up for retry with MissingPartition: the message names the sessions without features.
 - `promote` failed with ContractViolation: the model document breaks its contract; the model before
   it stays champion.
+- The promotion says `passed_gate = false`: its reason names each check that failed, with its value.
 """
 
-from airflow.sdk import dag, task
+from airflow.sdk import Param, dag, task
 from marketlake.orchestration.retries import task_defaults
 from marketlake.orchestration.style import OWNER_RESEARCH, Tag
-from marketlake.orchestration.tasks import Json, date_param, optional_session, run_step
+from marketlake.orchestration.tasks import Json, date_param, optional_session, run_step, text_param
 
 AS_OF = optional_session(
     "As of",
     "Training cutoff: the last session the models may know. Empty: the market's last.",
+)
+PROFILE = Param(
+    None,
+    type=["null", "string"],
+    enum=[None, "quick", "full"],
+    title="Profile",
+    description="How much is trained. Empty: as the settings say (`models.profile`).",
 )
 
 
@@ -26,7 +35,7 @@ AS_OF = optional_session(
     schedule=None,
     catchup=False,
     max_active_runs=1,
-    params={"as_of": AS_OF},
+    params={"as_of": AS_OF, "profile": PROFILE},
     default_args=task_defaults(OWNER_RESEARCH),
     tags=[Tag.LAYER_CORE, Tag.TIER_ON_DEMAND, Tag.DOMAIN_MODELS],
     doc_md=__doc__,
@@ -36,7 +45,8 @@ def train_models() -> None:
     def train() -> Json:
         from marketlake.pipelines import train_models
 
-        return run_step(train_models.train, as_of=date_param("as_of"))
+        as_of, profile = date_param("as_of"), text_param("profile")
+        return run_step(train_models.train, as_of=as_of, profile=profile)
 
     @task
     def promote(trained: Json) -> Json:

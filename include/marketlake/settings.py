@@ -301,12 +301,17 @@ class GateSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """Training and validation."""
+    """Training and validation.
+
+    ``profile`` is how much is trained: ``quick`` one small model of each kind, ``full`` larger ones
+    of five seeds. ``cost_bps`` is what a traded dollar pays in the portfolios of the report.
+    """
 
     horizon_sessions: int = Field(default=5, ge=1)
     train_from: date = date(2011, 1, 3)
-    folds: int = Field(default=6, ge=2)
+    profile: Literal["quick", "full"] = "quick"
     seed: int = 7
+    cost_bps: float = Field(default=5.0, ge=0)
 
 
 class RiskSettings(_Section):

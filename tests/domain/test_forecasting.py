@@ -1,4 +1,4 @@
-"""Forecasting: labels by hand, figures against statsmodels, scikit-learn and scipy, and skill."""
+"""Forecasting: labels by hand, figures against statsmodels and scipy, training, gate, signals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marketlake.contracts.catalog import contract
+from marketlake.contracts.factors import CLOSE_ONLY, FACTORS
 from marketlake.contracts.features import FEATURES
-from marketlake.domain import forecasting
-from marketlake.domain.forecasting import metrics, models, splits
+from marketlake.domain import forecasting, prices
+from marketlake.domain.forecasting import gate, metrics
+from marketlake.domain.forecasting.assessment import Profile
+from marketlake.domain.forecasting.training import Training
 from marketlake.errors import ContractViolation, LookaheadError
 from scipy.stats import spearmanr
-from sklearn.linear_model import Ridge
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 
@@ -31,6 +34,17 @@ from tests.domain.market import NO_ACTIONS, actions_of, bars_of, made_market, we
 
 NAMES = [item.name for item in FEATURES]
 MON, TUE, WED, THU, FRI = weekdays(date(2022, 8, 22), 5)
+SMALL = Profile(
+    "small",
+    {
+        "linear": {"penalty_per_row": 0.2},
+        "random_forest": {"trees": 10, "max_depth": 3},
+        "lightgbm": {"rounds": 20, "min_data_in_leaf": 100},
+    },
+    seeds=(7,),
+    folds=3,
+    lags=2,
+)
 
 
 # ------------------------------------------------------------------------------------------- labels
@@ -92,20 +106,33 @@ def test_labels_sum_to_zero_over_each_session_and_end_in_time(seed: int, horizon
     assert (got["label_end"] > got["session"]).all()
 
 
-# ------------------------------------------------------------------------------------------- splits
+def test_what_is_earned_next_is_the_return_of_the_session_after() -> None:
+    closes = np.array([[100.0, 10.0], [110.0, 10.0], [55.0, np.nan]])
+    got = forecasting.next_returns(
+        bars_of(closes, sessions=[MON, TUE, WED], symbols=["A", "B"]),
+        actions_of((WED, "A", 2.0, None)),
+        sessions=[MON, TUE, WED],
+        symbols=["A", "B"],
+    )
+    assert got["session"].to_list() == [MON, MON, TUE, TUE, WED, WED]
+    # The split leaves A where it was; B has no close on Wednesday.
+    assert got["next_return"].to_list() == [pytest.approx(0.1), 0.0, 0.0, None, None, None]
 
 
-def test_folds_cover_all_but_the_first_run_and_leave_the_embargo_out() -> None:
-    sessions = weekdays(date(2020, 1, 1), 32)
-    first, second = splits.walk_forward(sessions, folds=2, embargo=3)
-    assert (first.test_first, first.test_last) == (sessions[11], sessions[21])
-    assert (second.test_first, second.test_last) == (sessions[22], sessions[31])
-    assert (first.known_by, second.known_by) == (sessions[7], sessions[18])
-
-
-def test_too_few_sessions_for_the_folds_are_refused() -> None:
-    with pytest.raises(ContractViolation, match="load more history"):
-        splits.walk_forward(weekdays(date(2020, 1, 1), 60), folds=5, embargo=5)
+def test_a_market_that_walks_at_random_keeps_its_moves_and_loses_their_order() -> None:
+    market = made_market(5)
+    rng = np.random.default_rng(1)
+    walked = forecasting.walked_bars(market.bars, market.actions, sessions=market.sessions, rng=rng)
+    assert walked.select("session", "symbol").equals(market.bars.select("session", "symbol"))
+    column = market.symbols.index("S01")
+    closes = prices.panel(
+        market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
+    ).adjusted()[:, column]
+    moves = np.diff(np.log(closes[np.isfinite(closes)]))
+    paths = walked.filter(pl.col("symbol") == "S01").sort("session")["close_usd"].to_numpy()
+    after = np.diff(np.log(paths))
+    assert np.sort(after) == pytest.approx(np.sort(moves - moves.mean()), abs=1e-12)
+    assert abs(np.corrcoef(after, moves)[0, 1]) < 0.2
 
 
 # ------------------------------------------------------------------------------------------ metrics
@@ -190,66 +217,12 @@ def test_calibration_counts_each_prediction_once_and_skill_shows_in_the_strong_s
     assert hits == metrics.evaluate(scored, horizon=1)["accuracy"]["hits"]
 
 
-# ------------------------------------------------------------------------------------------- models
-
-
-def _matrix(n: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(8)
-    X = rng.normal(2.0, 3.0, (n, len(NAMES)))
-    return X, 0.01 * X[:, 0] - 0.02 * X[:, 3] + rng.normal(0, 0.05, n)
-
-
-def test_the_linear_model_is_the_ridge_of_scikit_learn() -> None:
-    X, y = _matrix()
-    item = models.model("linear")
-    state = item.fit(X, y, seed=1, names=NAMES)
-    Z = np.clip((X - X.mean(axis=0)) / X.std(axis=0), -5, 5)
-    reference = Ridge(alpha=0.02 * len(y), fit_intercept=False).fit(Z, y - y.mean())
-    np.testing.assert_allclose(state["coefficients"], reference.coef_, rtol=1e-9)
-    np.testing.assert_allclose(
-        item.score(state, X), reference.predict(Z) + y.mean(), rtol=1e-9, atol=1e-12
-    )
-
-
-def test_a_missing_feature_counts_as_the_mean_of_the_fitting_rows_for_the_linear_model() -> None:
-    X, y = _matrix()
-    item = models.model("linear")
-    state = item.fit(X, y, seed=1, names=NAMES)
-    holes, means = X[:5].copy(), X[:5].copy()
-    holes[:, 3], means[:, 3] = np.nan, state["means"][3]
-    np.testing.assert_array_equal(item.score(state, holes), item.score(state, means))
-
-
-def test_a_constant_feature_neither_breaks_nor_moves_the_linear_model() -> None:
-    X, y = _matrix()
-    X[:, 5] = 7.0
-    X[:, 6] = np.nan
-    state = models.model("linear").fit(X, y, seed=1, names=NAMES)
-    assert state["coefficients"][5] == state["coefficients"][6] == 0.0
-
-
-@pytest.mark.parametrize("name", [item.name for item in models.MODELS])
-def test_a_state_scores_the_same_after_a_round_trip_through_json(name: str) -> None:
-    X, y = _matrix()
-    item = models.model(name)
-    state = item.fit(X, y, seed=1, names=NAMES)
-    again = json.loads(json.dumps(state, allow_nan=False))
-    assert item.score(again, X).tobytes() == item.score(state, X).tobytes()
-    alone = np.concatenate([item.score(state, X[at : at + 1]) for at in range(20)])
-    assert alone.tobytes() == item.score(state, X[:20]).tobytes()
-
-
-def test_an_unknown_model_names_the_known_ones() -> None:
-    with pytest.raises(KeyError, match="lightgbm"):
-        models.model("oracle")
-
-
 # ----------------------------------------------------------------------------------------- training
 
 
-def _frames(skill: float, *, n_sessions: int = 300) -> tuple[pl.DataFrame, pl.DataFrame, date]:
+def _frames(skill: float, *, n_sessions: int = 300) -> tuple[forecasting.Inputs, date]:
     """Random features; labels of five sessions that the first feature foretells with `skill`."""
-    rng = np.random.default_rng(12)
+    rng = np.random.default_rng(21)
     sessions = weekdays(date(2018, 1, 1), n_sessions + 5)
     keys = pl.DataFrame(
         {
@@ -260,111 +233,178 @@ def _frames(skill: float, *, n_sessions: int = 300) -> tuple[pl.DataFrame, pl.Da
     X = rng.normal(size=(keys.height, len(NAMES)))
     label = 0.03 * (skill * X[:, 0] + rng.normal(size=keys.height))
     ends = np.repeat(np.array(sessions[5:], dtype="datetime64[D]"), 20)
-    features = keys.hstack(pl.DataFrame(X, schema=NAMES)).with_columns(simulated=pl.lit(False))
+    made = rng.normal(size=(keys.height, len(CLOSE_ONLY))).astype(np.float32)
+    others = [
+        pl.lit(None, pl.Float32).alias(item.name) for item in FACTORS if not item.is_close_only
+    ]
     return (
-        features,
-        keys.with_columns(label_return=pl.Series(label), label_end=pl.Series(ends)),
+        forecasting.Inputs(
+            keys.hstack(pl.DataFrame(X, schema=NAMES)).with_columns(simulated=pl.lit(False)),
+            keys.hstack(pl.DataFrame(made, schema=list(CLOSE_ONLY))).with_columns(
+                *others, closes_simulated=pl.lit(False), simulated=pl.lit(True)
+            ),
+            keys.with_columns(label_return=pl.Series(label), label_end=pl.Series(ends)),
+        ),
         sessions[-1],
     )
 
 
-@lru_cache(maxsize=2)
-def _document(skill: float) -> dict[str, Any]:
-    features, labels, as_of = _frames(skill)
-    return forecasting.train(features, labels, as_of=as_of, horizon=5, folds=2, seed=7)
-
-
-def _today(document: dict[str, Any]) -> pl.DataFrame:
-    features, _, as_of = _frames(0.0)
-    first = features["session"].min()
-    return features.filter(pl.col("session") == first).with_columns(
-        session=pl.lit(as_of + timedelta(days=3))
+def _train(inputs: forecasting.Inputs, as_of: date, **changes: Any) -> Training:
+    return forecasting.train(
+        inputs,
+        next_returns=inputs.labels.select(
+            "session", "symbol", next_return=pl.col("label_return") / 5
+        ),
+        **{
+            "as_of": as_of,
+            "sessions": weekdays(date(2018, 1, 1), 305),
+            "horizon": 5,
+            "profile": SMALL,
+            "seed": 7,
+            "cost_bps": 5.0,
+        }
+        | changes,
     )
+
+
+@lru_cache(maxsize=2)
+def _trained(skill: float) -> Training:
+    return _train(*_frames(skill))
+
+
+def _document(skill: float) -> dict[str, Any]:
+    return _trained(skill).document
 
 
 def test_the_document_is_plain_json_and_has_the_members_of_its_contract() -> None:
-    document = _document(0.3)
+    document = _document(1.0)
     text = json.dumps(document, allow_nan=False)
     assert json.loads(text) == document
     assert list(document) == [field.name for field in contract("core_models__model").fields]
-    assert document["trials"] >= len(document["models"])
-    assert document["caveats"] == ["costs: not included; scores are not a trading result"]
+    assert document["trials"] == 2 + len(document["models"])
+    assert [text.split(":")[0] for text in document["caveats"]] == ["costs"]
+    assert document["features"] == [*NAMES, *CLOSE_ONLY]
+
+
+def test_the_document_names_every_file_with_its_hash_and_the_files_predict() -> None:
+    training = _trained(1.0)
+    assert [one["name"] for one in training.document["files"]] == sorted(training.files)
+    for one in training.document["files"]:
+        assert hashlib.sha256(training.files[one["name"]]).hexdigest() == one["sha256"]
+    predictor = forecasting.Predictor.of(training.files)
+    assert list(predictor.names) == training.document["features"]
+    assert predictor.channels == tuple(NAMES)
+
+
+def test_factors_that_no_generator_made_are_all_seen() -> None:
+    inputs, as_of = _frames(0.0, n_sessions=120)
+    own = {item.name: pl.lit(0.5, pl.Float32) for item in FACTORS if not item.is_close_only}
+    real = replace(inputs, factors=inputs.factors.with_columns(simulated=pl.lit(False), **own))
+    document = _train(real, as_of, sessions=weekdays(date(2018, 1, 1), 125)).document
+    assert document["features"] == [*NAMES, *(item.name for item in FACTORS)]
+    assert document["fit_window"]["simulated"] is False
 
 
 def test_the_document_says_what_it_knows_and_then_what_it_was_told_of_its_data() -> None:
-    features, labels, as_of = _frames(0.0)
-    document = forecasting.train(
-        features.with_columns(simulated=pl.lit(True)),
-        labels,
-        as_of=as_of,
-        horizon=5,
-        folds=2,
-        seed=7,
-        caveats=["told: so"],
-    )
+    inputs, as_of = _frames(0.0, n_sessions=120)
+    made = replace(inputs, features=inputs.features.with_columns(simulated=pl.lit(True)))
+    document = _train(
+        made, as_of, sessions=weekdays(date(2018, 1, 1), 125), caveats=["told: so"]
+    ).document
     assert [text.split(":")[0] for text in document["caveats"]] == ["costs", "simulation", "told"]
 
 
 def test_a_universe_too_small_to_rank_is_refused_not_scored_nan() -> None:
-    features, labels, as_of = _frames(0.3)
+    inputs, as_of = _frames(0.3)
     two = pl.col("symbol").is_in(["S00", "S01"])
-    with pytest.raises(ContractViolation, match="rank correlation"):
-        forecasting.train(
-            features.filter(two), labels.filter(two), as_of=as_of, horizon=5, folds=2, seed=7
+    with pytest.raises(ContractViolation, match="at least 3 symbols"):
+        _train(
+            replace(inputs, features=inputs.features.filter(two), labels=inputs.labels.filter(two)),
+            as_of,
         )
 
 
-@pytest.mark.parametrize("name", ["linear", "lightgbm"])
+@pytest.mark.parametrize("name", [*SMALL.models, "ensemble"])
 def test_skill_that_is_there_is_found_with_an_interval_above_zero(name: str) -> None:
-    figures = _document(0.3)["validation"]["metrics"][name]
+    figures = _document(1.0)["validation"]["metrics"][name]
     assert figures["rank_ic"]["low"] > 0.1
     assert figures["accuracy"]["low"] > 0.5
 
 
-@pytest.mark.parametrize("name", ["linear", "lightgbm"])
+@pytest.mark.parametrize("name", [*SMALL.models, "ensemble"])
 def test_skill_that_is_not_there_is_not_found(name: str) -> None:
     figures = _document(0.0)["validation"]["metrics"][name]
-    assert figures["rank_ic"]["low"] < 0 < figures["rank_ic"]["high"]
-    assert figures["accuracy"]["low"] < 0.5 < figures["accuracy"]["high"]
+    for measure, chance in (("rank_ic", 0.0), ("accuracy", 0.5)):
+        figure = figures[measure]
+        # Of four models at 95 % one may lie outside by luck; three standard errors hold all.
+        half = (figure["high"] - figure["low"]) / 2
+        assert abs(figure["value"] - chance) < 3 / 1.96 * half
+
+
+def test_folds_say_what_they_knew_and_tested() -> None:
+    document = _document(0.0)
+    days = [str(day) for day in weekdays(date(2018, 1, 1), 305)]
+    folds = document["validation"]["folds"]
+    assert [fold["fold"] for fold in folds] == [1, 2, 3]
+    for fold in folds:
+        between = days.index(fold["test_first"]) - days.index(fold["train_known_by"])
+        assert between >= document["validation"]["embargo_sessions"]
+        known = days.index(fold["train_known_by"])
+        assert fold["train_rows"] == 20 * (known - 5 + 1)
+
+
+def test_figures_are_by_regime_where_regimes_are_given() -> None:
+    inputs, as_of = _frames(0.0, n_sessions=120)
+    days = weekdays(date(2018, 1, 1), 125)
+    states = pl.DataFrame({"session": days, "regime": ["bull"] * 100 + ["bear"] * 25})
+    figures = _train(inputs, as_of, sessions=days, regimes=states).document["report"]["models"]
+    counted = figures["ensemble"]["by_regime"]
+    assert sorted(counted) == ["bear", "bull"]
+    assert sum(group["n"] for group in counted.values()) == figures["ensemble"]["n"]
+    assert counted["bear"]["n"] == 20 * 20
 
 
 def test_rows_with_too_many_missing_features_do_not_train() -> None:
-    features, labels, as_of = _frames(0.0)
-    first = features["session"].min()
-    holes = features.with_columns(
+    inputs, as_of = _frames(0.0, n_sessions=120)
+    first = inputs.features["session"].min()
+    holes = inputs.features.with_columns(
         pl.when(pl.col("session") == first).then(None).otherwise(pl.col(name)).alias(name)
         for name in NAMES[:5]
     )
-    document = forecasting.train(holes, labels, as_of=as_of, horizon=5, folds=2, seed=7)
-    assert document["fit_window"]["rows"] == labels.height - 20
+    days = weekdays(date(2018, 1, 1), 125)
+    document = _train(replace(inputs, features=holes), as_of, sessions=days).document
+    assert document["fit_window"]["rows"] == inputs.labels.height - 20
     assert document["fit_window"]["first_session"] > str(first)
 
 
 def test_an_infinite_feature_is_refused_by_name() -> None:
-    features, labels, as_of = _frames(0.0)
-    broken = features.with_columns(beta_60d=pl.lit(float("inf")))
+    inputs, as_of = _frames(0.0)
+    broken = inputs.features.with_columns(beta_60d=pl.lit(float("inf")))
     with pytest.raises(ContractViolation, match="beta_60d"):
-        forecasting.train(broken, labels, as_of=as_of, horizon=5, folds=2, seed=7)
+        _train(replace(inputs, features=broken), as_of)
 
 
 _TRAIN_AGAIN = """
 import hashlib, json, sys
 import polars as pl
 from datetime import date
-from marketlake.domain import forecasting
-features, labels = (pl.read_parquet(f"{sys.argv[1]}/{name}.parquet") for name in ("x", "y"))
-document = forecasting.train(
-    features, labels, as_of=date.fromisoformat(sys.argv[2]), horizon=5, folds=2, seed=7
-)
-print(hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest())
+from marketlake.domain import forecasting, prices
+from tests.domain.test_forecasting import _train
+names = ("features", "factors", "labels")
+read = [pl.read_parquet(f"{sys.argv[1]}/{name}.parquet") for name in names]
+training = _train(forecasting.Inputs(*read), date.fromisoformat(sys.argv[2]))
+print(hashlib.sha256(json.dumps(training.document, sort_keys=True).encode()).hexdigest())
 """
 
 
 def test_another_process_with_other_threads_trains_the_same_bytes(tmp_path: Path) -> None:
-    features, labels, as_of = _frames(0.3)
+    inputs, as_of = _frames(1.0)
     # Another order of rows, too: the training sorts.
-    features.sample(fraction=1.0, shuffle=True, seed=1).write_parquet(tmp_path / "x.parquet")
-    labels[::-1].write_parquet(tmp_path / "y.parquet")
+    inputs.features.sample(fraction=1.0, shuffle=True, seed=1).write_parquet(
+        tmp_path / "features.parquet"
+    )
+    inputs.factors[::-1].write_parquet(tmp_path / "factors.parquet")
+    inputs.labels[::-1].write_parquet(tmp_path / "labels.parquet")
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -380,67 +420,153 @@ def test_another_process_with_other_threads_trains_the_same_bytes(tmp_path: Path
         check=True,
         env=environment,
     )
-    here = hashlib.sha256(json.dumps(_document(0.3), sort_keys=True).encode()).hexdigest()
+    # The document holds every file's hash.
+    here = hashlib.sha256(json.dumps(_document(1.0), sort_keys=True).encode()).hexdigest()
     assert result.stdout.strip() == here
 
 
 def test_the_seed_reaches_the_trees() -> None:
-    features, labels, as_of = _frames(0.3)
-    other = forecasting.train(features, labels, as_of=as_of, horizon=5, folds=2, seed=8)
-    models_ = _document(0.3)["models"]
-    assert other["models"]["lightgbm"]["state"] != models_["lightgbm"]["state"]
-    assert other["models"]["linear"]["state"] == models_["linear"]["state"]
+    inputs, as_of = _frames(1.0)
+    other, here = _train(inputs, as_of, seed=8).files, _trained(1.0).files
+    assert other["lightgbm_0.txt"] != here["lightgbm_0.txt"]
+    assert other["linear_0.json"] == here["linear_0.json"]
+
+
+# --------------------------------------------------------------------------------------------- gate
+
+
+def _report(**changes: Any) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "models": {"ensemble": {"rank_ic": {"low": 0.01}, "calibration_error": 0.02}},
+        "null_panel": {"clean": True},
+        "deflated_sharpe": {"value": 0.97},
+        "backtest_overfitting": {"pbo": 0.2},
+    }
+    return report | changes
+
+
+def test_a_training_that_shows_everything_passes_the_gate() -> None:
+    checks = gate.judge(_report())
+    assert all(one["passed"] for one in checks)
+    assert gate.in_words(checks) == "every check of the gate holds (5)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (
+            {"models": {"ensemble": {"rank_ic": {"low": 0.0}, "calibration_error": 0.02}}},
+            "rank IC, low end of 95 % 0, must be above 0",
+        ),
+        (
+            {"models": {"ensemble": {"rank_ic": {"low": 0.01}, "calibration_error": 0.051}}},
+            "calibration error 0.051, must be at most 0.05",
+        ),
+        ({"null_panel": {"clean": False}}, "null panel clean 0, must be at least 1"),
+        ({"deflated_sharpe": {"value": 0.95}}, "deflated Sharpe ratio 0.95, must be above 0.95"),
+        (
+            {"backtest_overfitting": {"pbo": 0.5}},
+            "probability of backtest overfitting 0.5, must be below 0.5",
+        ),
+    ],
+)
+def test_each_check_alone_keeps_a_training_unproven_and_is_named(
+    changes: dict[str, Any], named: str
+) -> None:
+    checks = gate.judge(_report(**changes))
+    assert [one["passed"] for one in checks].count(False) == 1
+    assert gate.in_words(checks) == f"1 of 5 checks of the gate failed: {named}"
 
 
 # ---------------------------------------------------------------------------- promotion and signals
 
 
-def test_the_champion_has_the_highest_rank_ic_and_starts_after_its_training() -> None:
-    document = _document(0.3)
-    as_of = date.fromisoformat(document["as_of"])
-    row = forecasting.promotion_row(
-        document, model_sha256="ab", calendar_next=as_of + timedelta(days=3)
-    )
+def _effective(document: dict[str, Any]) -> date:
+    return date.fromisoformat(document["as_of"]) + timedelta(days=3)
+
+
+def test_a_promotion_holds_its_evidence_and_starts_after_its_training() -> None:
+    document = _document(1.0)
+    row = forecasting.promotion_row(document, model_sha256="ab", calendar_next=_effective(document))
     assert list(row) == [field.name for field in contract("core_models__promotion").fields]
-    figures = document["validation"]["metrics"]
-    best = max(figures, key=lambda name: figures[name]["rank_ic"]["value"])
-    assert row["champion"] == best
+    assert row["champion"] == "ensemble"
     assert row["rank_ic_low"] <= row["rank_ic"] <= row["rank_ic_high"]
-    assert row["passed_gate"] is True
-    assert row["effective_from"] > as_of
-
-
-def test_a_champion_without_evidence_says_so() -> None:
-    document = _document(0.0)
-    row = forecasting.promotion_row(
-        document,
-        model_sha256="ab",
-        calendar_next=date.fromisoformat(document["as_of"]) + timedelta(3),
-    )
+    assert row["effective_from"] > row["as_of"]
+    # Nothing was computed with prices that walk at random: the panel is not clean, the gate shut.
     assert row["passed_gate"] is False
-    assert "does not exclude zero" in row["reason"]
+    assert "1 of 5 checks of the gate failed: null panel" in row["reason"]
+    clean = {**document["report"], "null_panel": {"clean": True}}
+    proven = forecasting.promotion_row(
+        {**document, "report": clean}, model_sha256="ab", calendar_next=_effective(document)
+    )
+    assert proven["passed_gate"] is True
+
+
+def test_an_ensemble_without_evidence_says_so() -> None:
+    document = _document(0.0)
+    row = forecasting.promotion_row(document, model_sha256="ab", calendar_next=_effective(document))
+    assert row["passed_gate"] is False
+    assert "deflated Sharpe ratio" in row["reason"]
 
 
 def test_a_promotion_that_would_look_back_is_refused() -> None:
-    document = _document(0.3)
+    document = _document(1.0)
     with pytest.raises(LookaheadError):
         forecasting.promotion_row(
             document, model_sha256="ab", calendar_next=date.fromisoformat(document["as_of"])
         )
 
 
-@pytest.mark.parametrize("name", ["linear", "lightgbm"])
-def test_signals_are_ranked_centred_and_carry_their_evidence(name: str) -> None:
-    document = _document(0.3)
-    today = _today(document)
-    signals, skipped = forecasting.predict(document, name, model_sha256="ab", features=today)
+def test_what_passed_the_gate_predicts_until_another_that_passed() -> None:
+    days = weekdays(date(2020, 1, 1), 10)
+    rows = [
+        {"as_of": days[at], "effective_from": days[at + 1], "passed_gate": passed}
+        for at, passed in ((0, False), (2, True), (4, False), (6, True))
+    ]
+    ruling = [forecasting.champion_row(rows, session=day) for day in days]
+    assert ruling[0] is None
+    assert ruling[1:3] == [rows[0]] * 2, "nothing has passed yet"
+    assert ruling[3:7] == [rows[1]] * 4, "what did not pass replaces nothing"
+    assert ruling[7:] == [rows[3]] * 3
+
+
+def _today() -> tuple[date, pl.DataFrame, pl.DataFrame]:
+    """Features of two sessions after the training, and factors of the last of them."""
+    inputs, as_of = _frames(0.0)
+    days = weekdays(as_of + timedelta(days=1), 2)
+    known = sorted(inputs.features["session"].unique())[:2]
+    moved = dict(zip(known, days, strict=True))
+    session = pl.col("session").replace_strict(moved, return_dtype=pl.Date)
+    features = inputs.features.filter(pl.col("session").is_in(known)).with_columns(session)
+    factors = inputs.factors.filter(pl.col("session").is_in(known)).with_columns(session)
+    return days[-1], features, factors.filter(pl.col("session") == days[-1])
+
+
+def _predict(
+    document: dict[str, Any] | None = None, features: pl.DataFrame | None = None
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    training, (session, own, factors) = _trained(1.0), _today()
+    return forecasting.predict(
+        document or training.document,
+        forecasting.Predictor.of(training.files),
+        session=session,
+        model_sha256="ab",
+        features=own if features is None else features,
+        factors=factors,
+    )
+
+
+def test_signals_are_ranked_centred_and_carry_their_evidence() -> None:
+    document = _document(1.0)
+    signals, skipped = _predict()
     declared = [field.name for field in contract("core_signals__signal").fields]
     assert [*signals.columns, "known_at_utc"] == declared
     assert skipped == []
     assert signals["rank"].to_list() == list(range(1, 21))
     assert signals["score_bps"].is_sorted(descending=True)
     assert abs(signals["score_bps"].sum()) < 1e-8
-    table = document["models"][name]["calibration"]
+    assert signals["probability_up"].is_sorted(descending=True)
+    table = document["models"]["ensemble"]["calibration"]
     for row in signals.iter_rows(named=True):
         strength = abs(row["score_bps"]) / 1e4
         bucket = next(
@@ -453,61 +579,75 @@ def test_signals_are_ranked_centred_and_carry_their_evidence(name: str) -> None:
         assert row["confidence_low"] <= row["confidence"] <= row["confidence_high"]
         beats = bucket["value"] > row["base_rate"]
         assert row["side"] == (("long" if row["score_bps"] > 0 else "short") if beats else "flat")
+        assert 0 < row["probability_right"] < 1
     assert set(signals["side"]) >= {"long", "short"}
 
 
 def test_without_skill_out_of_fold_every_weak_bucket_stays_flat() -> None:
-    document = json.loads(json.dumps(_document(0.3)))
+    document = json.loads(json.dumps(_document(1.0)))
     document["validation"]["base_rate"]["value"] = 0.99
-    signals, _ = forecasting.predict(
-        document, "linear", model_sha256="ab", features=_today(document)
-    )
+    signals, _ = _predict(document)
     assert set(signals["side"]) == {"flat"}
 
 
 def test_a_member_without_enough_features_is_named_and_not_scored() -> None:
-    document = _document(0.3)
-    today = _today(document).with_columns(
+    _, features, _ = _today()
+    holes = features.with_columns(
         pl.when(pl.col("symbol") == "S03").then(None).otherwise(pl.col(name)).alias(name)
         for name in NAMES[:5]
     )
-    signals, skipped = forecasting.predict(document, "linear", model_sha256="ab", features=today)
+    signals, skipped = _predict(features=holes)
     assert [item["symbol"] for item in skipped] == ["S03"]
     assert "S03" not in signals["symbol"].to_list()
     assert signals.height == 19
 
 
 def test_a_signal_is_simulated_when_its_row_or_its_training_was() -> None:
-    document = _document(0.3)
-    one = _today(document).with_columns(simulated=pl.col("symbol") == "S03")
-    signals, _ = forecasting.predict(document, "linear", model_sha256="ab", features=one)
+    document = _document(1.0)
+    _, features, _ = _today()
+    one = features.with_columns(simulated=pl.col("symbol") == "S03")
+    signals, _ = _predict(features=one)
     assert signals.filter(pl.col("simulated"))["symbol"].to_list() == ["S03"]
     trained_so = {**document, "fit_window": {**document["fit_window"], "simulated": True}}
-    signals, _ = forecasting.predict(trained_so, "linear", model_sha256="ab", features=one)
+    signals, _ = _predict(trained_so, one)
     assert signals["simulated"].all()
 
 
-def test_a_model_refuses_the_sessions_it_was_trained_on_and_more_than_one_at_a_time() -> None:
-    document = _document(0.3)
-    features, _, _ = _frames(0.0)
-    with pytest.raises(ContractViolation, match="one session"):
-        forecasting.predict(document, "linear", model_sha256="ab", features=features)
-    last = features.filter(pl.col("session") == features["session"].max())
-    with pytest.raises(LookaheadError, match="training session"):
-        forecasting.predict(document, "linear", model_sha256="ab", features=last)
+def test_a_model_refuses_the_sessions_it_was_trained_on_and_a_session_without_features() -> None:
+    training, (session, features, factors) = _trained(1.0), _today()
+    predictor = forecasting.Predictor.of(training.files)
+    for asked, match, error in (
+        (date.fromisoformat(training.document["as_of"]), "training session", LookaheadError),
+        (session + timedelta(days=7), "pass the session's rows", ContractViolation),
+    ):
+        with pytest.raises(error, match=match):
+            forecasting.predict(
+                training.document,
+                predictor,
+                session=asked,
+                model_sha256="ab",
+                features=features,
+                factors=factors,
+            )
 
 
 def test_the_accuracy_table_has_chance_beside_every_model() -> None:
-    document = _document(0.3)
-    rows = forecasting.accuracy_rows(document, session=MON, champion="lightgbm")
+    document = _document(1.0)
+    rows = forecasting.accuracy_rows(document, session=MON, champion="ensemble")
     assert rows.columns == [
         field.name for field in contract("out_ml_models__model_accuracy").fields
     ]
+    measures = {
+        "accuracy",
+        "balanced_accuracy",
+        "brier",
+        "calibration_error",
+        "ic",
+        "mcc",
+        "rank_ic",
+    }
     assert set(rows.select("model_name", "measure").iter_rows()) == {
         ("base_rate", "accuracy"),
-        ("linear", "accuracy"),
-        ("linear", "rank_ic"),
-        ("lightgbm", "accuracy"),
-        ("lightgbm", "rank_ic"),
+        *((name, measure) for name in document["models"] for measure in measures),
     }
-    assert set(rows.filter(pl.col("champion"))["model_name"]) == {"lightgbm"}
+    assert set(rows.filter(pl.col("champion"))["model_name"]) == {"ensemble"}

@@ -21,13 +21,23 @@ from hypothesis import strategies as st
 from marketlake.contracts.factors import FACTORS
 from marketlake.contracts.features import FEATURES, MAX_LOOKBACK_SESSIONS
 from marketlake.domain import features, forecasting, prices, regimes, risk, rolling
-from marketlake.domain.forecasting import splits
+from marketlake.domain.forecasting.assessment import Profile
+from marketlake.domain.forecasting.classifiers import Samples, classifier
+from marketlake.domain.forecasting.fitted import FitWindow
+from marketlake.domain.forecasting.training import Training
 from marketlake.errors import ContractViolation, LookaheadError
 
 from tests.domain.market import BENCHMARK, Market, made_market, weekdays
 from tests.property.lookahead import CHANGES, Computation, LookaheadFound, assert_no_lookahead
 
 HORIZON = 5
+SMALL = Profile(
+    "small",
+    {"linear": {}, "lightgbm": {"rounds": 15, "min_data_in_leaf": 50}},
+    seeds=(7,),
+    folds=2,
+    lags=2,
+)
 KEY = ["session", "symbol"]
 
 
@@ -50,6 +60,15 @@ def label_rows(market: Market) -> pl.DataFrame:
         symbols=market.symbols,
         horizon=HORIZON,
     ).with_columns(known_on="label_end")
+
+
+def next_return_rows(market: Market) -> pl.DataFrame:
+    """Each return by the session that it is of: the one after its row's."""
+    earned = forecasting.next_returns(
+        market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
+    )
+    after = pl.DataFrame({"session": market.sessions[:-1], "known_on": market.sessions[1:]})
+    return earned.join(after, on="session", how="inner")
 
 
 def return_rows(market: Market) -> pl.DataFrame:
@@ -194,15 +213,21 @@ def _canonical(document: Any) -> str:
     return json.dumps(document, sort_keys=True, allow_nan=False)
 
 
-def _train(market: Market, as_of: date) -> dict[str, Any]:
+def _train(market: Market, as_of: date) -> Training:
     known = market.until(as_of)
     return forecasting.train(
-        feature_rows(market).filter(pl.col("session") <= as_of),
-        label_rows(known),
+        forecasting.Inputs(
+            feature_rows(market).filter(pl.col("session") <= as_of).drop("known_on"),
+            factor_rows(market).filter(pl.col("session") <= as_of).drop("known_on"),
+            label_rows(known).drop("known_on"),
+        ),
+        next_returns=next_return_rows(known).drop("known_on"),
         as_of=as_of,
+        sessions=known.sessions,
         horizon=HORIZON,
-        folds=2,
+        profile=SMALL,
         seed=7,
+        cost_bps=5.0,
     )
 
 
@@ -210,7 +235,7 @@ def model_rows(market: Market) -> pl.DataFrame:
     """The whole model document, its promotion and its accuracy table, as of one session."""
     as_of = market.sessions[285]
     effective = weekdays(as_of, 2)[1]
-    document = _train(market, as_of)
+    document = _train(market, as_of).document
     text = _canonical(document)
     promoted = forecasting.promotion_row(
         document, model_sha256=hashlib.sha256(text.encode()).hexdigest(), calendar_next=effective
@@ -227,38 +252,37 @@ def model_rows(market: Market) -> pl.DataFrame:
 
 
 def signal_rows(market: Market) -> pl.DataFrame:
-    """The signals of every session after the training, by both models."""
+    """The signals of every session after the training."""
     as_of = market.sessions[285]
-    document = _train(market, as_of)
-    rows = feature_rows(market).filter(pl.col("session") > as_of)
+    training = _train(market, as_of)
+    predictor = forecasting.Predictor.of(training.files)
+    rows = feature_rows(market).drop("known_on")
+    factors = factor_rows(market).drop("known_on")
     parts = [
-        forecasting.predict(document, name, model_sha256="x", features=one.drop("known_on"))[0]
-        for name in document["models"]
-        for one in rows.partition_by("session")
+        forecasting.predict(
+            training.document,
+            predictor,
+            session=session,
+            model_sha256="x",
+            features=rows.filter(pl.col("session").is_between(market.sessions[280], session)),
+            factors=factors.filter(pl.col("session") == session),
+        )[0]
+        for session in market.sessions[286:]
+        if session in rows["session"].implode().item()
     ]
-    return pl.concat(parts).with_columns(known_on="session", model="model_name")
+    return pl.concat(parts).with_columns(known_on="session")
 
 
-def _fixed_folds(market: Market) -> list[splits.Fold]:
-    """Folds over the sessions of the unchanged market, whatever the market at hand has."""
-    return splits.walk_forward(weekdays(market.sessions[0], 330)[60:], folds=2, embargo=HORIZON)
-
-
-def _scored(market: Market, steps: list[splits.Fold]) -> pl.DataFrame:
-    # A tested row needs no label to be scored; one without a label never trains.
-    rows = feature_rows(market).join(label_rows(market).drop("known_on"), on=KEY, how="left")
-    scores = forecasting.walk_forward_scores(rows, steps=steps, seed=7)
-    return scores.drop("label_return").with_columns(known_on="session")
-
-
-def out_of_fold_rows(market: Market) -> pl.DataFrame:
-    return _scored(market, _fixed_folds(market))
+def regime_of_session_rows(market: Market) -> pl.DataFrame:
+    """Every session's regime, computed at once."""
+    return regimes.by_session(benchmark_by_session(market)).with_columns(known_on="session")
 
 
 COMPUTATIONS: dict[str, Computation] = {
     "features.compute_features": feature_rows,
     "features.compute_factors": factor_rows,
     "forecasting.labels": label_rows,
+    "forecasting.next_returns": next_return_rows,
     "prices.panel": return_rows,
     "prices.whole_bars": whole_bar_rows,
     "prices.adjusted_closes": adjusted_rows,
@@ -275,11 +299,12 @@ TRAINED: dict[str, Computation] = {
     "forecasting.predict": signal_rows,
 }
 # These have a test of their own below.
-OTHERS = {"forecasting.champion_row", "forecasting.walk_forward_scores", "regimes.classify"}
+OTHERS = {"forecasting.champion_row", "regimes.by_session", "regimes.classify"}
 EXEMPT = {
     "features.sessions_needed": "sees the calendar only",
     "prices.any_within": "sees marks by row, no sessions",
     "forecasting.limits_of": "sees one signal",
+    "forecasting.walked_bars": "deals out the whole history anew on purpose, for the null panel",
     "prices.unadjust_splits": "undoes a vendor's adjustment: needs the splits up to the fetch",
     "prices.unadjust_dividends": "as unadjust_splits",
     **{
@@ -330,7 +355,12 @@ def test_nothing_known_by_a_session_changes_with_what_comes_later(
 
 @pytest.mark.parametrize(
     ("compute", "at"),
-    [(model_rows, 285), (model_rows, 300), (signal_rows, 286), (signal_rows, 310)],
+    [
+        (model_rows, 285),
+        pytest.param(model_rows, 300, marks=pytest.mark.slow),
+        pytest.param(signal_rows, 286, marks=pytest.mark.slow),
+        (signal_rows, 310),
+    ],
 )
 def test_no_model_and_no_signal_changes_with_what_comes_later(
     compute: Computation, at: int
@@ -345,54 +375,31 @@ def test_no_regime_changes_with_what_comes_later(seed: int, after: int) -> None:
     market = made_market(seed, n_sessions=640, n_symbols=1)
     cut = market.sessions[regimes.SESSIONS_NEEDED + after]
     assert_no_lookahead(regime_rows, market, cut)
+    assert_no_lookahead(regime_of_session_rows, market, cut)
+
+
+def test_a_session_s_regime_is_the_one_that_classifying_it_gives() -> None:
+    market = made_market(8, n_sessions=640, n_symbols=1)
+    index = benchmark_by_session(market)
+    at_once = dict(regimes.by_session(index).iter_rows())
+    history = regimes.classify(index)["history"]
+    assert len(history) > 30
+    for state in history:
+        assert at_once[date.fromisoformat(state["session"])] == state["regime"]
 
 
 @settings(max_examples=100, deadline=None)
 @given(trained=st.lists(st.integers(0, 20), max_size=6, unique=True), at=st.integers(0, 25))
 def test_no_promotion_rules_before_it_takes_effect(trained: list[int], at: int) -> None:
     days = weekdays(date(2020, 1, 1), 30)
-    rows = [{"as_of": days[day], "effective_from": days[day + 1]} for day in trained]
+    rows = [
+        {"as_of": days[day], "effective_from": days[day + 1], "passed_gate": True}
+        for day in trained
+    ]
     ruling = forecasting.champion_row(rows, session=days[at])
     before = [day for day in trained if day < at]
     expected = rows[trained.index(max(before))] if before else None
     assert ruling == expected
-
-
-def test_no_out_of_fold_score_changes_with_what_comes_later() -> None:
-    market = made_market(4, n_symbols=12)
-    for step in _fixed_folds(market):
-        assert_no_lookahead(out_of_fold_rows, market, step.test_first)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    n=st.integers(30, 400),
-    folds=st.integers(1, 8),
-    horizon=st.integers(1, 10),
-    extra=st.integers(0, 5),
-)
-def test_no_label_that_trains_a_fold_reaches_its_test(
-    n: int, folds: int, horizon: int, extra: int
-) -> None:
-    sessions = weekdays(date(2015, 1, 1), n)
-    embargo = horizon + extra
-    if n // (folds + 1) <= 2 * embargo:
-        return
-    steps = splits.walk_forward(sessions, folds=folds, embargo=embargo)
-    position = {session: at for at, session in enumerate(sessions)}
-    for step in steps:
-        assert position[step.test_first] - position[step.known_by] == embargo + 1
-        training = [at for at in range(n - horizon) if sessions[at + horizon] <= step.known_by]
-        assert training, "a fold must have something to learn from"
-        assert max(training) + horizon + embargo < position[step.test_first]
-    tested = [
-        session
-        for step in steps
-        for session in sessions
-        if step.test_first <= session <= step.test_last
-    ]
-    assert tested == sorted(set(tested)), "no session is tested twice"
-    assert tested[-1] == sessions[-1]
 
 
 @pytest.mark.parametrize("late", ["features", "labels"])
@@ -405,7 +412,16 @@ def test_training_refuses_what_was_not_known(late: str) -> None:
     else:
         rows = rows.filter(pl.col("session") <= as_of)
     with pytest.raises(LookaheadError, match="training"):
-        forecasting.train(rows, ends, as_of=as_of, horizon=HORIZON, folds=2, seed=1)
+        forecasting.train(
+            forecasting.Inputs(rows, factor_rows(market), ends),
+            next_returns=next_return_rows(market),
+            as_of=as_of,
+            sessions=market.sessions,
+            horizon=HORIZON,
+            profile=SMALL,
+            seed=1,
+            cost_bps=5.0,
+        )
 
 
 @settings(max_examples=10, deadline=None)
@@ -563,22 +579,28 @@ def test_the_plainest_leak_is_caught_by_each_change_alone(change: str) -> None:
         )
 
 
+def _samples(rows: pl.DataFrame) -> Samples:
+    names = [item.name for item in FEATURES]
+    flat = rows.select(pl.col(names).fill_null(np.nan)).to_numpy()
+    return Samples(flat, flat[:, None])
+
+
 def test_planted_training_on_labels_that_reach_the_test_is_caught() -> None:
     market = made_market(4, n_symbols=12)
 
+    first = market.sessions[290]
+
     def unpurged(changed: Market) -> pl.DataFrame:
         # Trains on every row before the test by its session, not by when its label was known.
-        steps = _fixed_folds(changed)
-        before = [
-            splits.Fold(
-                step.number,
-                weekdays(step.test_first, HORIZON)[-1],  # the label end of the last such row
-                step.test_first,
-                step.test_last,
-            )
-            for step in steps
-        ]
-        return _scored(changed, before)
+        rows = feature_rows(changed)
+        labelled = rows.join(label_rows(changed).drop("known_on"), on=KEY)
+        known, tested = labelled.filter(pl.col("session") < first), rows.filter(session_is_tested)
+        window = FitWindow.of(known["session"].to_list(), known["label_end"].to_list())
+        y = (known["label_return"] > 0).cast(pl.Int64).to_numpy()
+        model = classifier("linear").train(_samples(known), y, seed=7, window=window).value
+        score = pl.Series("score", model.probability(_samples(tested)))
+        return tested.select(*KEY, score, known_on="session")
 
+    session_is_tested = pl.col("session").is_between(first, market.sessions[300])
     with pytest.raises(LookaheadFound, match="score"):
-        assert_no_lookahead(unpurged, market, _fixed_folds(market)[0].test_first)
+        assert_no_lookahead(unpurged, market, first)

@@ -101,12 +101,17 @@ def train(
         datetime,
         typer.Option("--as-of", formats=["%Y-%m-%d"], help="Last session the model may know."),
     ],
+    profile: Annotated[
+        Literal["quick", "full"] | None,
+        typer.Option(help="How much is trained. Default: the setting models.profile."),
+    ] = None,
 ) -> None:
-    """Train the models as of a session, and promote the better one."""
+    """Train the ensemble as of a session, and put it to the gate."""
     settings = load_settings()
     session = Calendar.of(settings.market.calendar).require_session(as_of.date())
     with _airflow(settings) as api:
-        _on_demand(settings, api, "train_models", {"as_of": session.isoformat()}, again=True)
+        conf = {"as_of": session.isoformat()} | ({"profile": profile} if profile else {})
+        _on_demand(settings, api, "train_models", conf, again=True)
 
 
 def load_history(

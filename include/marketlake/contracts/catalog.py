@@ -569,7 +569,7 @@ CORE_FACTORS_DAILY = Contract(
 
 CORE_MODELS_MODEL = Contract(
     name="core_models__model",
-    doc="Models trained as of a session, in forms that run no code when loaded.",
+    doc="The ensemble trained as of a session: how good it is out of fold, and what it is made of.",
     grain="one document per training session",
     owner="train_models",
     form="json",
@@ -577,13 +577,32 @@ CORE_MODELS_MODEL = Contract(
     fields=_document(
         ("as_of", "session the training knew"),
         ("horizon_sessions", "label horizon"),
+        ("profile", "how much was trained: quick or full"),
         ("fit_window", "first and last feature session, last label end"),
-        ("features", "feature names in order"),
+        ("features", "names of what models see, in order"),
         ("validation", "purged walk-forward: folds, embargo, metrics per model"),
-        ("models", "per model: kind, parameters, seed, state, calibration"),
+        ("models", "per member: kind, parameters, seeds, weight; of the ensemble its calibration"),
+        ("files", "name, hash and size of each file in core_models__file"),
+        ("report", "figures with intervals, portfolios, drift, importance, null panel"),
         ("trials", "number of configurations that were tried"),
         ("caveats", "survivorship and simulation notes"),
     ),
+)
+
+CORE_MODELS_FILE = Contract(
+    name="core_models__file",
+    doc="The trained ensemble itself, in forms that run no code when loaded.",
+    grain="one row per training session and file",
+    owner="train_models",
+    key=("as_of", "name"),
+    freshness="monthly",
+    fields=(
+        Field("as_of", "date", "session the training knew"),
+        Field("name", "string", "file: a member and seed, or what joins them"),
+        Field("sha256", "string", "hash of its content"),
+        Field("content", "binary", "its bytes"),
+    ),
+    checks=(Check("unique", ("as_of", "name")), Check("row_count", (), {"min": 1})),
 )
 
 CORE_MODELS_PROMOTION = Contract(
@@ -596,12 +615,12 @@ CORE_MODELS_PROMOTION = Contract(
     fields=(
         Field("as_of", "date", "session the training knew"),
         Field("effective_from", "date", "first session the champion may predict"),
-        Field("champion", "string", "model name inside the model document"),
+        Field("champion", "string", "name inside the model document of what predicts"),
         Field("model_sha256", "string", "content hash of the model document"),
         Field("rank_ic", "float64", "mean out-of-fold rank IC of the champion"),
         Field("rank_ic_low", "float64", "lower end of its 95 % interval"),
         Field("rank_ic_high", "float64", "upper end of its 95 % interval"),
-        Field("passed_gate", "bool", "whether the interval's lower end is above zero"),
+        Field("passed_gate", "bool", "whether every check of the gate holds"),
         Field("reason", "string", "in words"),
     ),
 )
@@ -619,6 +638,9 @@ CORE_SIGNALS_SIGNAL = Contract(
         Field("score_bps", "float64", "predicted return above the universe mean", "bps"),
         Field("rank", "int64", "1 is the highest score"),
         Field("side", "string", "long, short or flat"),
+        Field("probability_up", "float64", "calibrated P(return above the universe mean)"),
+        Field("probability_right", "float64", "a second model's P(the direction is right)"),
+        Field("conformal_set", "string", "directions not ruled out at 80 %: up, down, both, none"),
         Field("confidence", "float64", "out-of-fold hit rate of scores this strong"),
         Field("confidence_low", "float64", "lower end of its 95 % Wilson interval"),
         Field("confidence_high", "float64", "upper end of its 95 % Wilson interval"),
@@ -634,11 +656,34 @@ CORE_SIGNALS_SIGNAL = Contract(
         Check("unique", ("session", "symbol")),
         Check("row_count", (), {"min": 1}),
         Check("in_set", ("side",), {"values": ["long", "short", "flat"]}),
+        Check("in_set", ("conformal_set",), {"values": ["up", "down", "both", "none"]}),
         Check("in_range", ("confidence",), {"min": 0.0, "max": 1.0}),
+        Check("in_range", ("probability_up",), {"min": 0.0, "max": 1.0}),
+        Check("in_range", ("probability_right",), {"min": 0.0, "max": 1.0}),
         Check("in_range", ("score_bps",), {"min": -5000.0, "max": 5000.0}),
         Check("not_above", ("confidence_low", "confidence")),
         Check("not_above", ("confidence", "confidence_high")),
     ),
+)
+
+OUT_ML_MODELS_LSTM_MODEL = Contract(
+    name="out_ml_models__lstm_model",
+    doc="The LSTM among the ensemble's members, as Keras's archive.",
+    grain="one document per training session",
+    owner="train_models",
+    form="json",
+    freshness="monthly",
+    fields=_document(
+        ("as_of", "session the training knew"),
+        ("file", "its name in core_models__file; of several seeds the first"),
+        ("sha256", "hash of the archive"),
+        ("channels", "features it sees, in order"),
+        ("lags", "sessions it sees"),
+        ("model", "parameters, seeds, weight in the ensemble"),
+        ("out_of_fold", "its out-of-fold figures with intervals"),
+        ("base_rate", "what the commoner direction would have hit"),
+    ),
+    export=_export("out_ml_models__lstm_model", "keras"),
 )
 
 OUT_ML_MODELS_DAILY_PREDICTIONS = Contract(

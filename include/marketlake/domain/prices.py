@@ -27,7 +27,7 @@ from marketlake.errors import ContractViolation
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-_PRICES = ("open_usd", "high_usd", "low_usd", "close_usd")
+BAR_PRICES = ("open_usd", "high_usd", "low_usd", "close_usd")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def unadjust_splits(bars: pl.DataFrame, splits: pl.DataFrame) -> pl.DataFrame:
     """
     own, before = _later_ratios(bars, splits)
     return bars.with_columns(
-        *(pl.col(name) * own for name in _PRICES),
+        *(pl.col(name) * own for name in BAR_PRICES),
         pl.col("volume_shares") / own,
         pl.col("previous_close_usd") * before,
     )

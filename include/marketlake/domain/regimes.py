@@ -15,7 +15,7 @@ import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
 from marketlake.domain import rolling
-from marketlake.domain.prices import Floats
+from marketlake.domain.prices import Bools, Floats
 from marketlake.domain.rolling import MIN_THERE
 from marketlake.errors import ContractViolation
 
@@ -66,20 +66,8 @@ def classify(benchmark: pl.DataFrame) -> dict[str, Any]:
     sessions: list[date] = rows["session"].to_list()
     closes = rows["close_usd"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     _require_history(sessions, closes)
-    trend = rolling.mean(_windows(closes, TREND_SESSIONS))
-    returns = closes[1:] / closes[:-1] - 1.0
-    volatility = rolling.std(_windows(returns, VOLATILITY_SESSIONS))
-    ranked = _windows(volatility, PERCENTILE_SESSIONS)
-    below = np.where(np.isnan(ranked), np.nan, ranked <= ranked[:, -1:])
-    # One row a session of the history, one column a statistic.
-    statistics = np.column_stack(
-        [
-            closes[-HISTORY_SESSIONS:] / trend[-HISTORY_SESSIONS:] - 1.0,
-            (trend[SLOPE_SESSIONS:] / trend[:-SLOPE_SESSIONS] - 1.0)[-HISTORY_SESSIONS:],
-            np.where(np.isnan(ranked[:, -1]), np.nan, rolling.mean(below)),
-        ]
-    )
-    known = ~np.isnan(statistics).any(axis=1)
+    statistics, trend, volatility = _statistics(closes)
+    known: Bools = np.asarray(~np.isnan(statistics).any(axis=1), dtype=np.bool_)
     _require_known(sessions[-1], known=bool(known[-1]))
     states = [
         {
@@ -111,6 +99,48 @@ def classify(benchmark: pl.DataFrame) -> dict[str, Any]:
         "history": states,
         "rule": RULE,
     }
+
+
+def by_session(benchmark: pl.DataFrame) -> pl.DataFrame:
+    """Return the regime of every session that has one, each from its own past.
+
+    ``benchmark`` is that of :func:`classify`, of any length. Returns ``session`` and ``regime``,
+    ascending: for each session what classifying it as the last would say.
+    """
+    rows = benchmark.select("session", "close_usd")
+    found = {"session": pl.Date, "regime": pl.String}
+    if rows.height < _LOOKBACK:
+        return pl.DataFrame(schema=found)
+    statistics, _, _ = _statistics(rows["close_usd"].cast(pl.Float64).fill_null(np.nan).to_numpy())
+    known: Bools = np.asarray(~np.isnan(statistics).any(axis=1), dtype=np.bool_)
+    return pl.DataFrame(
+        {
+            "session": rows["session"].tail(len(statistics)).filter(pl.Series(known)),
+            "regime": [_regime(*one) for one in statistics[known, :2].tolist()],
+        },
+        schema=found,
+    )
+
+
+def _statistics(closes: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return what decides, one row for each of the last sessions, and the two series behind it.
+
+    Columns are distance from the mean, slope of the mean and percentile of volatility; the first
+    row is of the first session that has everything it looks back on.
+    """
+    n_rows = len(closes) - _LOOKBACK + 1
+    trend = rolling.mean(_windows(closes, TREND_SESSIONS))
+    volatility = rolling.std(_windows(closes[1:] / closes[:-1] - 1.0, VOLATILITY_SESSIONS))
+    ranked = _windows(volatility, PERCENTILE_SESSIONS)
+    below = np.where(np.isnan(ranked), np.nan, ranked <= ranked[:, -1:])
+    statistics = np.column_stack(
+        [
+            closes[-n_rows:] / trend[-n_rows:] - 1.0,
+            (trend[SLOPE_SESSIONS:] / trend[:-SLOPE_SESSIONS] - 1.0)[-n_rows:],
+            np.where(np.isnan(ranked[:, -1]), np.nan, rolling.mean(below)),
+        ]
+    )
+    return statistics, trend, volatility
 
 
 def _require_history(sessions: list[date], closes: Floats) -> None:

@@ -70,6 +70,12 @@ def date_param(name: str, *, sessions_before_end: int = 0) -> date:
     return calendar.previous(end, sessions_before_end) if sessions_before_end else end
 
 
+def text_param(name: str) -> str | None:
+    """Return a text parameter of an on-demand run, None where it was left empty."""
+    value = get_current_context()["params"][name]
+    return None if value is None else str(value)
+
+
 def identity_of(context: Context) -> RunIdentity:
     """Return who is computing, for manifests and the ledger."""
     ti = context["ti"]

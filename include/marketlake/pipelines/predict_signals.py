@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+import polars as pl
+
 from marketlake.contracts.catalog import (
+    CORE_FACTORS_DAILY,
     CORE_FEATURES_DAILY,
+    CORE_MODELS_FILE,
     CORE_MODELS_MODEL,
     CORE_MODELS_PROMOTION,
     CORE_SIGNALS_SIGNAL,
@@ -16,6 +20,7 @@ from marketlake.contracts.catalog import (
 )
 from marketlake.domain import forecasting
 from marketlake.errors import ConfigError
+from marketlake.pipelines.build_features import compute_span
 from marketlake.pipelines.build_warehouse import load_sessions
 from marketlake.pipelines.context import RunContext
 from marketlake.pipelines.gating import refuse_bad
@@ -23,12 +28,16 @@ from marketlake.types import ArtifactRef, Partition
 
 # An entry holds a megabyte; a signal is about 250 bytes of it.
 _SIGNALS_AN_ENTRY = 2000
+# Lags pass over sessions that their gate refused.
+_SPARE_SESSIONS = 5
 
 
-def champion_for(ctx: RunContext, session: date) -> tuple[dict[str, Any], ArtifactRef, ArtifactRef]:
-    """Return the promotion that rules at a session, its reference and its model's.
+def champion_for(
+    ctx: RunContext, session: date
+) -> tuple[dict[str, Any], ArtifactRef, ArtifactRef, ArtifactRef]:
+    """Return the promotion that rules at a session, its reference, its model's and its files'.
 
-    The model is the very version that was promoted, whatever has been trained since.
+    They are the very versions that were promoted, whatever has been trained since.
 
     Raises
     ------
@@ -50,25 +59,36 @@ def champion_for(ctx: RunContext, session: date) -> tuple[dict[str, Any], Artifa
             todo=f"marketlake train --as-of {ctx.calendar.previous(session, 10)}",
         )
     (manifest,) = (manifest for row, manifest in rows if row == ruling)
-    (model,) = (ref for ref in manifest.parents if ref.contract == CORE_MODELS_MODEL.name)
-    return ruling, manifest.ref(ctx.lake.bucket), model
+    model, files = (
+        next(ref for ref in manifest.parents if ref.contract == contract.name)
+        for contract in (CORE_MODELS_MODEL, CORE_MODELS_FILE)
+    )
+    return ruling, manifest.ref(ctx.lake.bucket), model, files
 
 
 def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
     """Predict every member of the session and stage signals, predictions and accuracy."""
     partition = Partition.of_session(session)
-    promotion, promotion_ref, model_ref = champion_for(ctx, session)
+    promotion, promotion_ref, model_ref, files_ref = champion_for(ctx, session)
     document = ctx.document(model_ref)
-    features, feature_refs = ctx.read(CORE_FEATURES_DAILY, [session], as_of=session)
+    kept = ctx.table(files_ref)
+    predictor = forecasting.Predictor.of(dict(zip(kept["name"], kept["content"], strict=True)))
+    features, feature_refs = _features(ctx, session, lags=predictor.lags)
+    factors, factor_refs = ctx.read(CORE_FACTORS_DAILY, [session], as_of=session)
     members, member_refs = ctx.members([session], as_of=session)
     signals, not_predicted = forecasting.predict(
         document,
-        champion=promotion["champion"],
+        predictor,
+        session=session,
         model_sha256=promotion["model_sha256"],
         features=features,
+        factors=factors,
     )
-    signals = signals.join(features.select("symbol", "known_at_utc"), on="symbol", how="left")
-    absent = sorted(set(members["symbol"]) - set(features["symbol"]))
+    today = features.filter(pl.col("session") == session)
+    signals = signals.join(
+        today.select("symbol", "known_at_utc"), on="symbol", how="left", maintain_order="left"
+    )
+    absent = sorted(set(members["symbol"]) - set(today["symbol"]))
     predictions = {
         "session": session.isoformat(),
         "model": {
@@ -99,9 +119,31 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
         ctx.stage(OUT_ML_MODELS_DAILY_PREDICTIONS, partition, "predictions", predictions),
         ctx.stage(OUT_ML_MODELS_MODEL_ACCURACY, partition, "accuracy", accuracy),
     ]
-    inputs = [*feature_refs, *member_refs, model_ref, promotion_ref]
+    inputs = [
+        *feature_refs,
+        *factor_refs,
+        *member_refs,
+        model_ref,
+        files_ref,
+        promotion_ref,
+    ]
     ctx.record_calculation("predictions", inputs=inputs, outputs=staged)
     return [*staged, *inputs]
+
+
+def _features(
+    ctx: RunContext, session: date, *, lags: int
+) -> tuple[pl.DataFrame, list[ArtifactRef]]:
+    """Return features of the session and of the sessions before it, and what they came from.
+
+    Those before are computed, to the same bits as they were published: a backfill of many sessions
+    at once need not wait for its neighbours.
+    """
+    published, refs = ctx.read(CORE_FEATURES_DAILY, [session], as_of=session)
+    window = ctx.history_window(session, lags + _SPARE_SESSIONS)
+    computed, inputs = compute_span(ctx, first=window[0], last=session)
+    before = computed.filter(pl.col("session") < session).select(published.columns)
+    return pl.concat([before, published]), [*refs, *inputs]
 
 
 def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) -> list[ArtifactRef]:
@@ -110,7 +152,7 @@ def publish(ctx: RunContext, session: date, *, staged: Sequence[ArtifactRef]) ->
     signals, predictions, accuracy, *inputs = staged
     frame = ctx.table(signals)
     refuse_bad(ctx, CORE_SIGNALS_SIGNAL, partition, frame)
-    models = {CORE_MODELS_MODEL.name, CORE_MODELS_PROMOTION.name}
+    models = {CORE_MODELS_MODEL.name, CORE_MODELS_FILE.name, CORE_MODELS_PROMOTION.name}
     published = ctx.publish(
         CORE_SIGNALS_SIGNAL, partition, frame, sessions=[session], parents=inputs
     )

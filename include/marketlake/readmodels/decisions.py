@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from marketlake.contracts import Contract
 from marketlake.contracts.catalog import (
+    CORE_FACTORS_DAILY,
     CORE_FEATURES_DAILY,
     CORE_MODELS_MODEL,
     CORE_MODELS_PROMOTION,
@@ -74,7 +76,9 @@ class _Why:
                 "interval_95": [row["confidence_low"], row["confidence_high"]],
                 "n": row["confidence_n"],
                 "base_rate": row["base_rate"],
-                "prediction_interval_of_the_score": NOT_RECORDED,
+                "probability_up": row["probability_up"],
+                "probability_right": row["probability_right"],
+                "directions_not_ruled_out_at_80_pct": row["conformal_set"],
             },
             "data": self._data(),
             "features": self._features(),
@@ -109,7 +113,24 @@ class _Why:
         return rows
 
     def _features(self) -> dict[str, Any] | str:
-        table = self._table(CORE_FEATURES_DAILY.name)
+        row = self._row_of(CORE_FEATURES_DAILY)
+        if not isinstance(row, dict):
+            return row
+        document, factors = self._document(CORE_MODELS_MODEL.name), self._row_of(CORE_FACTORS_DAILY)
+        own = {item.name for item in FEATURES}
+        seen = () if document is None else document["features"]
+        return {
+            **{item.name: row.get(item.name) for item in FEATURES},
+            "simulated": row["simulated"],
+            "known_at_utc": row["known_at_utc"].isoformat(),
+            "factors": {name: factors.get(name) for name in seen if name not in own}
+            if isinstance(factors, dict)
+            else factors,
+        }
+
+    def _row_of(self, contract: Contract) -> dict[str, Any] | str:
+        """Return this symbol's row of the very version that the model read."""
+        table = self._table(contract.name)
         if table is None:
             return NOT_RECORDED
         own = pc.and_(
@@ -119,11 +140,7 @@ class _Why:
         rows = table.filter(own).to_pylist()
         if not rows:
             return NOT_RECORDED + ": the version that the model read has no row of this symbol"
-        return {
-            **{item.name: rows[0].get(item.name) for item in FEATURES},
-            "simulated": rows[0]["simulated"],
-            "known_at_utc": rows[0]["known_at_utc"].isoformat(),
-        }
+        return dict(rows[0])
 
     def _model(self) -> dict[str, Any]:
         row, document = self._row, self._document(CORE_MODELS_MODEL.name)
@@ -138,7 +155,13 @@ class _Why:
                 "training_window": document["fit_window"],
                 "kind": fitted["kind"],
                 "parameters": fitted["parameters"],
-                "seed": fitted["seed"],
+                "seeds": fitted["seeds"],
+                "members": {
+                    name: member
+                    for name, member in document["models"].items()
+                    if name != row["model_name"]
+                },
+                "files": document["files"],
                 "trials": document["trials"],
                 "out_of_fold": document["validation"]["metrics"][row["model_name"]],
                 "caveats": document["caveats"],

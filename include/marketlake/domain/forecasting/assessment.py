@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,9 @@ from marketlake.domain.forecasting.ensemble import (
 from marketlake.domain.forecasting.fitted import Fitted, Positions
 from marketlake.domain.forecasting.portfolio import portfolio
 from marketlake.domain.forecasting.selection import backtest_overfitting, deflated_sharpe
-from marketlake.domain.forecasting.training import refuse_late
 from marketlake.domain.forecasting.validation import LabelSpans, Split, walk_forward_splits
 from marketlake.domain.prices import Floats
+from marketlake.errors import LookaheadError
 
 KEY = ["session", "symbol"]
 
@@ -60,13 +61,19 @@ QUICK = Profile(
     "quick",
     {
         "linear": {"penalty_per_row": 0.2},
-        "random_forest": {"trees": 60, "max_depth": 5, "min_rows_in_leaf": 200},
+        "random_forest": {
+            "trees": 30,
+            "max_depth": 5,
+            "min_rows_in_leaf": 200,
+            "feature_fraction": 0.1,
+        },
         "xgboost": {"max_depth": 3, "rounds": 60},
         "lightgbm": {"num_leaves": 7, "rounds": 60},
+        "lstm": {"units": 8, "epochs": 5},
     },
     seeds=(7,),
     folds=4,
-    lags=1,
+    lags=5,
 )
 FULL = Profile(
     "full",
@@ -77,10 +84,11 @@ FULL = Profile(
         "lightgbm": {"num_leaves": 7},
         "lstm": {},
     },
-    seeds=(1, 2, 3, 4, 5),
+    seeds=(7, 8, 9, 10, 11),
     folds=6,
     lags=10,
 )
+PROFILES: Mapping[str, Profile] = MappingProxyType({one.name: one for one in (QUICK, FULL)})
 
 
 @dataclass(frozen=True)
@@ -117,12 +125,17 @@ def samples_of(
 ) -> tuple[pl.DataFrame, Samples]:
     """Return the keys of features in order of session and symbol, and what models see of them.
 
-    ``sequence`` holds the last ``lags`` rows of each symbol for ``channels`` (all where empty).
+    ``sequence`` holds each symbol's last ``lags`` sessions for ``channels`` (all where empty), NaN
+    where it has no row; sessions without any row do not count.
     """
     ordered = features.sort("symbol", "session")
     used = list(channels) or list(names)
+    day = pl.col("session").rank("dense").cast(pl.Int64)
+    dated = ordered.select("symbol", day.alias("day"), pl.col(used).cast(pl.Float64))
     frames = [
-        ordered.select(pl.col(used).cast(pl.Float64).shift(back).over("symbol"))
+        dated.select("symbol", pl.col("day") - back)
+        .join(dated, on=["symbol", "day"], how="left", maintain_order="left")
+        .select(used)
         for back in range(lags - 1, -1, -1)
     ]
     sequence = np.stack([frame.fill_null(np.nan).to_numpy() for frame in frames], axis=1)
@@ -130,6 +143,19 @@ def samples_of(
     keys = ordered.select(KEY).with_row_index("at").sort(KEY)
     at = keys["at"].to_numpy()
     return keys.select(KEY), Samples(flat[at], sequence[at])
+
+
+def refuse_late(features: pl.DataFrame, labels: pl.DataFrame, *, as_of: date) -> None:
+    """Raise LookaheadError when a feature's session or a label's end is after the training's."""
+    for frame, column in ((features, "session"), (labels, "label_end")):
+        late = frame.filter(pl.col(column) > as_of)
+        if late.height:
+            raise LookaheadError(
+                expected=f"{column} up to {as_of}",
+                was=f"{late.height} rows up to {late[column].max()!r}",
+                where="training",
+                todo="read features and labels as of the training session",
+            )
 
 
 def panel_of(
@@ -277,12 +303,18 @@ def joined_by_time(
 
 @dataclass(frozen=True)
 class Trained:
-    """What predicts, and the report on it."""
+    """What predicts, the report on it, and the out-of-fold scores behind the report.
+
+    ``scored`` has ``model``, ``fold``, ``session``, ``symbol``, ``label_return`` and
+    ``probability``: P(up), of the ensemble before calibration, on the rows of all folds but the
+    first, which only teaches.
+    """
 
     ensemble: Fitted[Ensemble]
     conformal: Fitted[Conformal]
     validator: Fitted[Validator]
     report: dict[str, Any]
+    scored: pl.DataFrame
 
 
 def train_ensemble(
@@ -294,6 +326,7 @@ def train_ensemble(
     next_returns: pl.DataFrame,
     cost_bps: float,
     earlier_trials: int,
+    regimes: pl.DataFrame | None = None,
     recompute: Callable[[np.random.Generator], Panel] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Trained:
@@ -310,7 +343,9 @@ def train_ensemble(
     cost_bps
         What a traded dollar pays, for the portfolios.
     earlier_trials
-        Configurations tried before, by the ledger; these models count on top.
+        Configurations tried before; these models count on top.
+    regimes
+        ``session``, ``regime`` of each session from its past; figures are then by regime too.
     recompute
         Gives the panel of random-walk prices for the null panel; None leaves that null out, and the
         report says so.
@@ -354,7 +389,9 @@ def train_ensemble(
         ),
         "seeds": list(profile.seeds),
         "trials": earlier_trials + len(names) + 1,
-        "models": _model_figures(panel, names, splits, probabilities, joined, horizon, seed),
+        "models": _model_figures(
+            panel, names, splits, probabilities, joined, regimes, horizon, seed
+        ),
         "weights": dict(zip(names, joint.vote.weights.tolist(), strict=True)),
         "conformal": {
             "alpha": joint.conformal.alpha,
@@ -370,7 +407,32 @@ def train_ensemble(
         ),
     }
     progress("report done")
-    return Trained(Fitted(ensemble, window), Fitted(joint.conformal, window), validator, report)
+    return Trained(
+        Fitted(ensemble, window),
+        Fitted(joint.conformal, window),
+        validator,
+        report,
+        _out_of_fold_scores(panel, names, probabilities, joined),
+    )
+
+
+def _out_of_fold_scores(
+    panel: Panel, names: Sequence[str], probabilities: Sequence[Floats], joined: pl.DataFrame
+) -> pl.DataFrame:
+    later = np.concatenate(probabilities[1:])
+    columns = {name: later[:, column] for column, name in enumerate(names)}
+    columns["ensemble"] = joined["vote"].to_numpy()
+    rows = panel.rows[joined["at"].to_numpy()].select(*KEY, "label_return")
+    return pl.concat(
+        rows.select(
+            pl.lit(name).alias("model"),
+            joined["fold"].alias("fold"),
+            *KEY,
+            "label_return",
+            pl.Series("probability", column),
+        )
+        for name, column in columns.items()
+    )
 
 
 def _model_figures(
@@ -379,6 +441,7 @@ def _model_figures(
     splits: Sequence[Split],
     probabilities: Sequence[Floats],
     joined: pl.DataFrame,
+    regimes: pl.DataFrame | None,
     horizon: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -389,7 +452,10 @@ def _model_figures(
     columns["ensemble"] = joined["probability"].to_numpy()
     ranked = {**columns, "ensemble": joined["vote"].to_numpy()}
     sessions, y = panel.sessions[at], panel.y[at]
-    years = sessions.astype("datetime64[Y]").astype(str)
+    groups = {"by_year": sessions.astype("datetime64[Y]").astype(str)}
+    if regimes is not None:
+        of_session = panel.rows[at].join(regimes, on="session", how="left", maintain_order="left")
+        groups["by_regime"] = of_session["regime"].fill_null("unknown").to_numpy().astype(str)
     found: dict[str, Any] = {}
     for name, p in columns.items():
 
@@ -404,7 +470,7 @@ def _model_figures(
         found[name] = {
             **skill.direction_figures(sessions, p, y, horizon=horizon, seed=seed),
             **skill.score_figures(_scored(panel, at, ranked[name]), horizon=horizon, seed=seed),
-            "by_year": skill.by_group(years, of_rows),
+            **{by: skill.by_group(group, of_rows) for by, group in groups.items()},
         }
     return found
 

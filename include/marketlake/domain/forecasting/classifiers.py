@@ -134,6 +134,7 @@ def _fit_linear(
     samples: Samples, y: Labels, *, seed: int, parameters: Mapping[str, Any]
 ) -> LinearModel:
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     scaler = fit_scaler(samples.flat, clip=parameters["clip"])
     Z = scaler.apply(samples.flat)
@@ -145,7 +146,10 @@ def _fit_linear(
         max_iter=parameters["max_iter"],
         tol=1e-5,
         random_state=seed,
-    ).fit(Z, y)
+    )
+    # One BLAS thread: with several, the last bits of sums depend on how many there are.
+    with threadpool_limits(limits=1, user_api="blas"):
+        model.fit(Z, y)
     return LinearModel(scaler, model.coef_[0].copy(), float(model.intercept_[0]))
 
 

@@ -81,9 +81,11 @@ def fit_stack(
 ) -> Stack:
     """Fit the stack on out-of-fold probabilities, [n_rows, n_models] without NaN."""
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=1.0 / (penalty_per_row * len(y)), max_iter=500, tol=1e-8)
-    model.fit(log_odds(out_of_fold), y)
+    with threadpool_limits(limits=1, user_api="blas"):  # as the linear model
+        model.fit(log_odds(out_of_fold), y)
     return Stack(tuple(names), model.coef_[0].copy(), float(model.intercept_[0]))
 
 

@@ -1,4 +1,4 @@
-"""What is forecast: a member's return over the next sessions, above the universe's mean."""
+"""What is forecast, a member's return above the universe's mean, and what is earned next."""
 
 from __future__ import annotations
 
@@ -71,3 +71,27 @@ def labels(
         (pl.col("forward") - pl.col("forward").mean().over("session")).alias("label_return"),
         "label_end",
     )
+
+
+def next_returns(
+    bars: pl.DataFrame,
+    actions: pl.DataFrame,
+    *,
+    sessions: Sequence[date],
+    symbols: Sequence[str],
+) -> pl.DataFrame:
+    """Return what each symbol earned on the session after, actions removed.
+
+    Columns ``session``, ``symbol``, ``next_return`` (fraction; null where a close is missing, and
+    at the last session), sorted by session and symbol.
+    """
+    earned = prices.panel(bars, actions, sessions=sessions, symbols=symbols).returns()
+    after = np.vstack([earned[1:], np.full((1, earned.shape[1]), np.nan)])
+    return pl.DataFrame(
+        {
+            "session": np.repeat(np.array(sessions, dtype="datetime64[D]"), len(symbols)),
+            "symbol": list(symbols) * len(sessions),
+            "next_return": after.ravel(),
+        },
+        schema_overrides={"session": pl.Date, "symbol": pl.String},
+    ).with_columns(pl.col("next_return").fill_nan(None))

@@ -7,12 +7,15 @@ that no honest forecast has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
+from marketlake.domain import prices
 from marketlake.domain.prices import Floats
 
 IMPLAUSIBLE_RANK_IC = 0.3
@@ -46,6 +49,36 @@ def random_walk(closes: Floats, *, rng: np.random.Generator) -> Floats:
         path = np.concatenate([[0.0], np.cumsum(steps)])
         walked[there, column] = closes[there[0], column] * np.exp(path)
     return walked
+
+
+def walked_bars(
+    bars: pl.DataFrame,
+    actions: pl.DataFrame,
+    *,
+    sessions: Sequence[date],
+    rng: np.random.Generator,
+) -> pl.DataFrame:
+    """Return bars whose closes walk at random (:func:`random_walk`), without corporate actions.
+
+    ``bars`` and ``actions`` are as traded; the prices of a bar keep their ratios to its close.
+    """
+    symbols = bars["symbol"].unique().sort().to_list()
+    closes = prices.panel(bars, actions, sessions=sessions, symbols=symbols).adjusted()
+    walked = pl.DataFrame(
+        {
+            "session": np.repeat(np.array(sessions, dtype="datetime64[D]"), len(symbols)),
+            "symbol": symbols * len(sessions),
+            "walked_usd": random_walk(closes, rng=rng).ravel(),
+        },
+        schema_overrides={"session": pl.Date, "symbol": pl.String},
+    )
+    priced = [name for name in prices.BAR_PRICES if name in bars.columns]
+    ratio = pl.col("walked_usd") / pl.col("close_usd")
+    return (
+        bars.join(walked, on=["session", "symbol"], how="left", maintain_order="left")
+        .with_columns(pl.col(priced) * ratio)
+        .drop("walked_usd")
+    )
 
 
 def leaked(labels: Floats, *, noise: float, rng: np.random.Generator) -> Floats:

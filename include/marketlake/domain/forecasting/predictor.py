@@ -57,9 +57,10 @@ class Predictor:
         Returns
         -------
         polars.DataFrame
-            ``session``, ``symbol``, ``probability_up`` (calibrated), ``side`` (long, short),
-            ``confidence`` (P of that side), ``probability_right`` (the validator's word on it) and
-            ``conformal_set`` (``up``, ``down``, ``both``, ``none``); by symbol.
+            ``session``, ``symbol``, ``vote`` (P(up) before calibration), ``probability_up``
+            (calibrated), ``side`` (long, short), ``confidence`` (P of that side),
+            ``probability_right`` (the validator's word on it) and ``conformal_set`` (``up``,
+            ``down``, ``both``, ``none``); by symbol.
 
         Raises
         ------
@@ -75,9 +76,11 @@ class Predictor:
         )
         at = np.flatnonzero((keys["session"] == session).to_numpy())
         samples = samples.rows(at)
-        p = ensemble.probability(samples)
+        vote = ensemble.joint.join(ensemble.member_probabilities(samples))
+        p = ensemble.calibration.apply(vote)
         down, up = self.conformal.sets(p).T
         return keys[at].with_columns(
+            vote=pl.Series(vote),
             probability_up=pl.Series(p),
             side=pl.Series(np.where(p > 0.5, "long", "short")),
             confidence=pl.Series(confidence(p)),

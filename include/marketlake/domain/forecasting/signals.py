@@ -9,15 +9,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from marketlake.domain.forecasting.models import model
-from marketlake.domain.forecasting.training import MAX_MISSING, centre, enough_features, matrix
+from marketlake.domain.forecasting import gate
+from marketlake.domain.forecasting.predictor import Predictor
+from marketlake.domain.forecasting.training import (
+    ENSEMBLE,
+    MAX_MISSING,
+    centred_scores,
+    enough_features,
+    joined,
+)
 from marketlake.errors import ContractViolation, LookaheadError
 
 Document = Mapping[str, Any]
 
 
 def promotion_row(document: Document, *, model_sha256: str, calendar_next: date) -> dict[str, Any]:
-    """Choose the champion: the model with the highest mean out-of-fold rank IC.
+    """Put the training's ensemble to the gate.
 
     Parameters
     ----------
@@ -31,8 +38,8 @@ def promotion_row(document: Document, *, model_sha256: str, calendar_next: date)
     Returns
     -------
     dict
-        One row of ``core_models__promotion``. The first model of the document wins a tie. A
-        champion that does not pass the gate still predicts, and says so.
+        One row of ``core_models__promotion``. An ensemble that does not pass the gate predicts only
+        where none that passed is there (:func:`champion_row`), and says so.
     """
     as_of = date.fromisoformat(document["as_of"])
     last_label_end = date.fromisoformat(document["fit_window"]["last_label_end"])
@@ -43,27 +50,20 @@ def promotion_row(document: Document, *, model_sha256: str, calendar_next: date)
             where="promotion",
             todo="pass the session after the training's as_of",
         )
-    figures = {name: item["rank_ic"] for name, item in document["validation"]["metrics"].items()}
-    champion = max(figures, key=lambda name: figures[name]["value"])
-    figure = figures[champion]
-    passed = figure["low"] > 0
-    others = ", ".join(
-        f"{name} {item['value']:+.4f}" for name, item in figures.items() if name != champion
-    )
+    checks = gate.judge(document["report"])
+    figure = document["validation"]["metrics"][ENSEMBLE]["rank_ic"]
     return {
         "as_of": as_of,
         "effective_from": calendar_next,
-        "champion": champion,
+        "champion": ENSEMBLE,
         "model_sha256": model_sha256,
         "rank_ic": figure["value"],
         "rank_ic_low": figure["low"],
         "rank_ic_high": figure["high"],
-        "passed_gate": passed,
+        "passed_gate": all(one["passed"] for one in checks),
         "reason": (
-            f"highest mean out-of-fold rank IC: {champion} {figure['value']:+.4f} "
-            f"[{figure['low']:+.4f}, {figure['high']:+.4f}] over {figure['n']} sessions "
-            f"(others: {others}); the interval "
-            f"{'is above' if passed else 'does not exclude'} zero"
+            f"{gate.in_words(checks)}; mean out-of-fold rank IC {figure['value']:+.4f} "
+            f"[{figure['low']:+.4f}, {figure['high']:+.4f}] over {figure['n']} sessions"
         ),
     }
 
@@ -73,25 +73,40 @@ def champion_row(
 ) -> dict[str, Any] | None:
     """Return the promotion that rules at a session, None if there is none by then.
 
-    It is the last of the ``core_models__promotion`` rows whose ``effective_from`` is not after the
-    session; of two with the same, the one that was trained on more.
+    It is the last of the ``core_models__promotion`` rows that passed the gate and whose
+    ``effective_from`` is not after the session; of two with the same, the one that was trained on
+    more. Where none passed, it is the last of those that did not.
     """
     known = [row for row in promotions if row["effective_from"] <= session]
-    ruling = max(known, key=lambda row: (row["effective_from"], row["as_of"]), default=None)
+    ruling = max(
+        known,
+        key=lambda row: (row["passed_gate"], row["effective_from"], row["as_of"]),
+        default=None,
+    )
     return None if ruling is None else dict(ruling)
 
 
 def predict(
-    document: Document, champion: str, *, model_sha256: str, features: pl.DataFrame
+    document: Document,
+    predictor: Predictor,
+    *,
+    session: date,
+    model_sha256: str,
+    features: pl.DataFrame,
+    factors: pl.DataFrame,
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Score one session's members.
 
     Parameters
     ----------
-    document, champion, model_sha256
-        A ``core_models__model`` document, the name of the model in it to use, and its hash.
+    document, predictor, model_sha256
+        A ``core_models__model`` document, what was trained with it, and the document's hash.
+    session
+        The session to predict at, after the document's ``as_of``.
     features
-        Rows of ``core_features__daily`` of one session, after the document's ``as_of``.
+        Rows of ``core_features__daily`` of that session and at least ``predictor.lags - 1`` before.
+    factors
+        Rows of ``core_factors__daily`` of the session.
 
     Returns
     -------
@@ -99,46 +114,63 @@ def predict(
         ``core_signals__signal`` without ``known_at_utc``, sorted by rank. A side is taken only
         where out-of-fold scores this strong beat the base rate; else it is flat.
     list of dict
-        ``symbol`` and ``reason`` of each row that could not be scored.
+        Who was not predicted, each with its ``reason``.
     """
-    session = _one_session(document, features)
-    usable = features.filter(enough_features()).sort("symbol")
+    if session <= date.fromisoformat(document["as_of"]):
+        raise LookaheadError(
+            expected=f"a session after the model's training session {document['as_of']}",
+            was=str(session),
+            where="predict",
+            todo="use the champion whose effective_from is at or before the session",
+        )
+    today = features.filter(pl.col("session") == session)
+    if today.is_empty():
+        raise ContractViolation(
+            expected=f"features of {session}",
+            was=f"features of {features['session'].unique().sort().to_list()}",
+            where="predict",
+            todo="pass the session's rows of core_features__daily",
+        )
     skipped = [
         {"symbol": symbol, "reason": f"more than {MAX_MISSING:.0%} of its features are missing"}
-        for symbol in features.filter(~enough_features())["symbol"].sort()
+        for symbol in today.filter(~enough_features())["symbol"].sort()
     ]
-    item = model(champion)
-    fitted = document["models"][champion]
+    usable = features.filter(enough_features())
+    fitted = document["models"][ENSEMBLE]
     base_rate = float(document["validation"]["base_rate"]["value"])
-    scored = usable.select(
-        "session",
-        "symbol",
-        "simulated",
-        pl.Series("score", item.score(fitted["state"], matrix(usable))),
-    ).with_columns(centre())
+    scored = (
+        predictor.forecast(joined(usable, factors, names=predictor.names), session=session)
+        .with_columns(
+            score=centred_scores(pl.col("vote"), scale=fitted["label_scale"], over=["session"])
+        )
+        .join(today.select("symbol", "simulated"), on="symbol", maintain_order="left")
+    )
     table = fitted["calibration"]
     edges = np.array([bucket["up_to"] for bucket in table[:-1]])
     bucket = np.searchsorted(edges, scored["score"].abs().to_numpy(), side="left")
-    confidence = pl.DataFrame(
+    hit_rates = pl.DataFrame(
         [table[number] for number in bucket],
         schema={"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64},
     )
     signals = (
-        pl.concat([scored, confidence], how="horizontal")
+        pl.concat([scored.drop("side", "confidence"), hit_rates], how="horizontal")
         .sort(["score", "symbol"], descending=[True, False])
         .select(
-            pl.lit(session).alias("session"),
+            "session",
             "symbol",
             (pl.col("score") * 1e4).alias("score_bps"),
             pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank"),
             _side(base_rate),
+            "probability_up",
+            "probability_right",
+            "conformal_set",
             pl.col("value").alias("confidence"),
             pl.col("low").alias("confidence_low"),
             pl.col("high").alias("confidence_high"),
             pl.col("n").alias("confidence_n"),
             pl.lit(base_rate).alias("base_rate"),
             pl.lit(document["horizon_sessions"], dtype=pl.Int64).alias("horizon_sessions"),
-            pl.lit(champion).alias("model_name"),
+            pl.lit(ENSEMBLE).alias("model_name"),
             pl.lit(model_sha256).alias("model_sha256"),
             (pl.col("simulated") | document["fit_window"]["simulated"]).alias("simulated"),
         )
@@ -161,12 +193,17 @@ def limits_of(signal: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def accuracy_rows(document: Document, *, session: date, champion: str) -> pl.DataFrame:
     """Return ``out_ml_models__model_accuracy``: every model's out-of-fold figures, and chance's."""
-    validation = document["validation"]
-    measured = [("base_rate", "accuracy", validation["base_rate"])] + [
-        (name, measure, figures[measure])
-        for name, figures in validation["metrics"].items()
-        for measure in ("accuracy", "rank_ic")
-    ]
+    validation, report = document["validation"], document["report"]["models"]
+    measured = [("base_rate", "accuracy", validation["base_rate"])]
+    for name, figures in validation["metrics"].items():
+        measured += [(name, measure, figures[measure]) for measure in ("accuracy", "rank_ic")]
+        judged = report[name]
+        measured += [
+            (name, measure, {**judged[measure], "n": judged["n"]})
+            for measure in ("balanced_accuracy", "brier", "ic", "mcc")
+        ]
+        error = {"value": judged["calibration_error"], "low": None, "high": None, "n": judged["n"]}
+        measured.append((name, "calibration_error", error))
     return pl.DataFrame(
         [
             {
@@ -180,27 +217,9 @@ def accuracy_rows(document: Document, *, session: date, champion: str) -> pl.Dat
                 "champion": name == champion,
             }
             for name, measure, figure in measured
-        ]
+        ],
+        schema_overrides={"low": pl.Float64, "high": pl.Float64},
     ).sort("session", "model_name", "measure")
-
-
-def _one_session(document: Document, features: pl.DataFrame) -> date:
-    sessions: list[date] = features["session"].unique().to_list()
-    if len(sessions) != 1:
-        raise ContractViolation(
-            expected="features of one session",
-            was=f"{len(sessions)} sessions",
-            where="predict",
-            todo="pass one session's rows of core_features__daily",
-        )
-    if sessions[0] <= date.fromisoformat(document["as_of"]):
-        raise LookaheadError(
-            expected=f"a session after the model's training session {document['as_of']}",
-            was=str(sessions[0]),
-            where="predict",
-            todo="use the champion whose effective_from is at or before the session",
-        )
-    return sessions[0]
 
 
 def _side(base_rate: float) -> pl.Expr:

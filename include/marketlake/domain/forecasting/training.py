@@ -1,61 +1,106 @@
-"""Fit every model as of a session and say how it did out of fold.
+"""Train the ensemble as of a session: the files that predict, and the document that describes them.
 
-Features and labels come in as frames; nothing later than ``as_of`` may be among them.
+Features, labels and returns come in as frames; nothing later than ``as_of`` may be among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from marketlake.contracts.factors import CLOSE_ONLY, FACTORS
 from marketlake.contracts.features import FEATURES
 from marketlake.domain.forecasting import metrics
-from marketlake.domain.forecasting.models import MODELS, TRIALS, Model
-from marketlake.domain.forecasting.splits import Fold, walk_forward
-from marketlake.domain.prices import Floats
-from marketlake.errors import ContractViolation, LookaheadError
+from marketlake.domain.forecasting.assessment import (
+    KEY,
+    Panel,
+    Profile,
+    Trained,
+    panel_of,
+    train_ensemble,
+)
+from marketlake.domain.forecasting.classifiers import classifier
+from marketlake.domain.forecasting.predictor import Predictor
+from marketlake.domain.forecasting.validation import walk_forward_splits
+from marketlake.errors import ContractViolation
 
-NAMES = [item.name for item in FEATURES]
+NAMES = tuple(item.name for item in FEATURES)
 MAX_MISSING = 0.2
 """A row with a larger share of missing features neither trains nor is predicted."""
+ENSEMBLE = "ensemble"
+_MIN_SYMBOLS = 3
+EARLIER_TRIALS = 2
+"""Tried on this question before the ensemble's models: a ridge and LightGBM on returns."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training knows.
+
+    ``features`` has rows of ``core_features__daily``, ``factors`` of ``core_factors__daily``,
+    ``labels`` is what :func:`marketlake.domain.forecasting.labels` returned.
+    """
+
+    features: pl.DataFrame
+    factors: pl.DataFrame
+    labels: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Training:
+    """``document`` is that of ``core_models__model``; ``files`` are the predictor's, by name."""
+
+    document: dict[str, Any]
+    files: Mapping[str, bytes]
 
 
 def train(
-    features: pl.DataFrame,
-    labels: pl.DataFrame,
+    inputs: Inputs,
     *,
+    next_returns: pl.DataFrame,
     as_of: date,
+    sessions: Sequence[date],
     horizon: int,
-    folds: int,
+    profile: Profile,
     seed: int,
+    cost_bps: float,
+    regimes: pl.DataFrame | None = None,
+    walked: Callable[[np.random.Generator], Inputs] | None = None,
     caveats: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Validate by purged walk-forward, then fit each model on everything known at ``as_of``.
+    progress: Callable[[str], None] = lambda text: None,
+) -> Training:
+    """Validate by purged walk-forward, then fit everything on what was known at ``as_of``.
 
     Parameters
     ----------
-    features
-        Rows of ``core_features__daily``; null or NaN means missing.
-    labels
-        What :func:`marketlake.domain.forecasting.labels` returned.
-    as_of
-        The session the training knows.
+    inputs
+        Features, factors and labels; null or NaN means missing.
+    next_returns
+        ``session``, ``symbol``, ``next_return`` (fraction): what a position earns on the session
+        after, for the portfolios.
+    as_of, sessions
+        The session the training knows; the exchange's sessions up to it, ascending.
     horizon
         Sessions a label spans; also the embargo.
-    folds, seed
-        Test runs of the walk-forward; seed of LightGBM's sampling.
+    profile, seed
+        How much is trained; the first of the profile's seeds, the others follow it.
+    cost_bps
+        What a traded dollar pays in the portfolios.
+    regimes
+        ``session``, ``regime``: each session's, from its past; figures are then by regime too.
+    walked
+        Gives the inputs of the same market with prices that walk at random, for the null panel;
+        None leaves that null out, and then the panel is not clean.
     caveats
         What the document must also say of its data, after what the training itself knows.
-
-    Returns
-    -------
-    dict
-        The document of ``core_models__model``: JSON values only, no NaN. Scores, labels and
-        calibration edges are fractions.
+    progress
+        Gets a line at each step.
 
     Raises
     ------
@@ -64,89 +109,96 @@ def train(
     ContractViolation
         When there are too few sessions or symbols, or a feature is infinite.
     """
-    rows = _rows(features, labels, as_of=as_of)
-    sessions: list[date] = rows["session"].unique().sort().to_list()
-    steps = walk_forward(sessions, folds=folds, embargo=horizon)
-    scored = walk_forward_scores(rows, steps=steps, seed=seed)
-    simulated = bool(rows["simulated"].any())
-    return {
-        "as_of": as_of.isoformat(),
-        "horizon_sessions": horizon,
-        "fit_window": {
-            "first_session": sessions[0].isoformat(),
-            "last_session": sessions[-1].isoformat(),
-            "last_label_end": rows["label_end"].max().isoformat(),  # type: ignore[union-attr]
-            "rows": rows.height,
-            "simulated": simulated,
+    names = columns(inputs)
+    chosen = replace(
+        profile,
+        seeds=tuple(seed + number for number in range(len(profile.seeds))),
+        channels=NAMES,
+    )
+
+    def panel(of: Inputs) -> Panel:
+        return panel_of(
+            joined(of.features.filter(enough_features()), of.factors, names=names),
+            of.labels,
+            names=names,
+            sessions=sessions,
+            as_of=as_of,
+            profile=chosen,
+        )
+
+    known = panel(inputs)
+    _require_cross_sections(known)
+    trained = train_ensemble(
+        known,
+        profile=chosen,
+        horizon=horizon,
+        embargo=horizon,
+        next_returns=next_returns,
+        cost_bps=cost_bps,
+        earlier_trials=EARLIER_TRIALS,
+        regimes=regimes,
+        recompute=None if walked is None else lambda rng: panel(walked(rng)),
+        progress=progress,
+    )
+    files = Predictor.of_training(trained, names=names, profile=chosen).files()
+    simulated = bool(inputs.features["simulated"].any() or inputs.factors["closes_simulated"].any())
+    return Training(
+        {
+            "as_of": as_of.isoformat(),
+            "horizon_sessions": horizon,
+            "profile": profile.name,
+            "fit_window": {
+                "first_session": str(known.rows["session"].min()),
+                "last_session": str(known.rows["session"].max()),
+                "last_label_end": str(known.rows["label_end"].max()),
+                "rows": known.rows.height,
+                "simulated": simulated,
+            },
+            "features": list(names),
+            "validation": _validation(known, trained, profile=chosen, horizon=horizon),
+            "models": _models(known, trained, profile=chosen, horizon=horizon),
+            "files": [
+                {
+                    "name": name,
+                    "sha256": hashlib.sha256(files[name]).hexdigest(),
+                    "bytes": len(files[name]),
+                }
+                for name in sorted(files)
+            ],
+            "report": trained.report,
+            "trials": trained.report["trials"],
+            "caveats": [*_caveats(simulated=simulated), *caveats],
         },
-        "features": NAMES,
-        "validation": _validation(scored, rows, steps=steps, horizon=horizon),
-        "models": {
-            item.name: {
-                "kind": item.kind,
-                "parameters": dict(item.parameters),
-                "seed": seed,
-                "state": item.fit(matrix(rows), _targets(rows), seed=seed, names=NAMES),
-                "calibration": metrics.calibrate(_of_model(scored, item), horizon=horizon),
-            }
-            for item in MODELS
-        },
-        "trials": TRIALS,
-        "caveats": [*_caveats(simulated=simulated), *caveats],
-    }
+        files,
+    )
 
 
-def walk_forward_scores(rows: pl.DataFrame, *, steps: Sequence[Fold], seed: int) -> pl.DataFrame:
-    """Score every test row of every fold by models that knew only what its fold knew.
+def columns(inputs: Inputs) -> tuple[str, ...]:
+    """Return what models see: features, and factors that no generator had a part in."""
+    made = bool(inputs.factors["simulated"].any())
+    return NAMES + (CLOSE_ONLY if made else tuple(factor.name for factor in FACTORS))
 
-    Parameters
-    ----------
-    rows
-        Features with ``session``, ``symbol``, ``label_return`` and ``label_end``.
 
-    Returns
-    -------
-    polars.DataFrame
-        ``model``, ``fold``, ``session``, ``symbol``, ``score`` (fraction, centred by
-        :func:`centre`), ``label_return``; sorted by model, session and symbol.
+def joined(features: pl.DataFrame, factors: pl.DataFrame, *, names: Sequence[str]) -> pl.DataFrame:
+    """Return rows of features with those of the factors that are among ``names`` beside them.
+
+    Raises
+    ------
+    ContractViolation
+        When one of them is infinite.
     """
-    parts = []
-    for step in steps:
-        known = rows.filter(pl.col("label_end") <= step.known_by)
-        tested = rows.filter(pl.col("session").is_between(step.test_first, step.test_last))
-        X, y = matrix(known), _targets(known)
-        for item in MODELS:
-            state = item.fit(X, y, seed=seed, names=NAMES)
-            parts.append(
-                tested.select(
-                    pl.lit(item.name).alias("model"),
-                    pl.lit(step.number).alias("fold"),
-                    "session",
-                    "symbol",
-                    pl.Series("score", item.score(state, matrix(tested))),
-                    "label_return",
-                ).with_columns(centre())
-            )
-    return pl.concat(parts).sort("model", "session", "symbol")
-
-
-def centre() -> pl.Expr:
-    """Take the session's mean off each score, as it is taken off each label."""
-    return pl.col("score") - pl.col("score").mean().over("session")
-
-
-def matrix(features: pl.DataFrame) -> Floats:
-    """Return the features in catalog order, [n_rows, n_features], NaN where missing."""
-    values = features.select(pl.col(NAMES).cast(pl.Float64).fill_null(np.nan)).to_numpy()
-    if np.isinf(values).any():
-        bad = [NAMES[column] for column in np.flatnonzero(np.isinf(values).any(axis=0))]
+    own = [name for name in names if name not in NAMES]
+    rows = features.select(*KEY, *NAMES).join(factors.select(*KEY, *own), on=KEY, how="left")
+    infinite = rows.select(pl.col(list(names)).is_infinite().any()).row(0, named=True)
+    bad = [name for name, is_bad in infinite.items() if is_bad]
+    if bad:
         raise ContractViolation(
             expected="finite features, or null",
             was=f"infinite values of {bad}",
-            where="core_features__daily",
+            where="core_features__daily or core_factors__daily",
             todo="find the feature's division by zero in domain.features",
         )
-    return np.ascontiguousarray(values)
+    return rows
 
 
 def enough_features() -> pl.Expr:
@@ -155,60 +207,95 @@ def enough_features() -> pl.Expr:
     return missing <= MAX_MISSING * len(NAMES)
 
 
-def refuse_late(features: pl.DataFrame, labels: pl.DataFrame, *, as_of: date) -> None:
-    """Raise LookaheadError when a feature's session or a label's end is after the training's."""
-    for frame, column in ((features, "session"), (labels, "label_end")):
-        late = frame.filter(pl.col(column) > as_of)
-        if late.height:
-            raise LookaheadError(
-                expected=f"{column} up to {as_of}",
-                was=f"{late.height} rows up to {late[column].max()!r}",
-                where="training",
-                todo="read features and labels as of the training session",
-            )
+def centred_scores(probability: pl.Expr, *, scale: float, over: Sequence[str]) -> pl.Expr:
+    """Return expected returns above their mean forecast, fractions: ``(2 p - 1) scale``."""
+    score = (2.0 * probability - 1.0) * scale
+    return score - score.mean().over(over)
 
 
-def _rows(features: pl.DataFrame, labels: pl.DataFrame, *, as_of: date) -> pl.DataFrame:
-    refuse_late(features, labels, as_of=as_of)
-    usable = features.filter(enough_features())
-    return usable.join(labels, on=["session", "symbol"]).sort("session", "symbol")
+def _require_cross_sections(panel: Panel) -> None:
+    widest = int(np.unique(panel.sessions, return_counts=True)[1].max())
+    if widest < _MIN_SYMBOLS:
+        raise ContractViolation(
+            expected=f"a session with at least {_MIN_SYMBOLS} symbols, for a rank correlation",
+            was=f"at most {widest} with features and a label",
+            where="training",
+            todo="train on a universe of at least that many symbols",
+        )
 
 
-def _targets(rows: pl.DataFrame) -> Floats:
-    return rows["label_return"].to_numpy()
+def _label_scale(panel: Panel) -> float:
+    """Return the mean size of a label: what a sure direction would earn."""
+    return float(panel.rows["label_return"].abs().mean())  # type: ignore[arg-type]
 
 
-def _of_model(scored: pl.DataFrame, item: Model) -> pl.DataFrame:
-    return scored.filter(pl.col("model") == item.name)
+def _scored(panel: Panel, trained: Trained) -> dict[str, pl.DataFrame]:
+    """Return each model's out-of-fold scores as signals have them, the ensemble's last."""
+    rows = trained.scored.with_columns(
+        score=centred_scores(
+            pl.col("probability"), scale=_label_scale(panel), over=["model", "session"]
+        )
+    )
+    return {
+        str(name): rows.filter(pl.col("model") == name)
+        for name in rows["model"].unique(maintain_order=True)
+    }
 
 
 def _validation(
-    scored: pl.DataFrame, rows: pl.DataFrame, *, steps: Sequence[Fold], horizon: int
+    panel: Panel, trained: Trained, *, profile: Profile, horizon: int
 ) -> dict[str, Any]:
+    scored = _scored(panel, trained)
+    days = panel.spans.sessions
     return {
         "scheme": (
             "expanding walk-forward; a row trains when its label ended at least the embargo "
-            "before the first tested session; hit-rate intervals: Wilson, 95 %, with n / horizon "
-            "independent predictions since labels overlap; rank-IC intervals: Newey-West, 95 %"
+            "before the first tested session; the first fold only teaches how to weigh; hit-rate "
+            "intervals: Wilson, 95 %, with n / horizon independent predictions since labels "
+            "overlap; rank-IC intervals: Newey-West, 95 %"
         ),
         "embargo_sessions": horizon,
         "folds": [
             {
-                "fold": step.number,
-                "train_rows": rows.filter(pl.col("label_end") <= step.known_by).height,
-                "train_known_by": step.known_by.isoformat(),
-                "test_first": step.test_first.isoformat(),
-                "test_last": step.test_last.isoformat(),
+                "fold": number,
+                "train_rows": len(split.train),
+                "train_known_by": panel.spans.window(split.train).known_by.isoformat(),
+                "test_first": days[int(panel.spans.start[split.test].min())].isoformat(),
+                "test_last": days[int(panel.spans.start[split.test].max())].isoformat(),
             }
-            for step in steps
+            for number, split in enumerate(
+                walk_forward_splits(panel.spans, folds=profile.folds, embargo=horizon), start=1
+            )
         ],
-        "base_rate": metrics.base_rate(_of_model(scored, MODELS[0]), horizon=horizon),
-        "metrics": {
-            item.name: metrics.evaluate(_of_model(scored, item), horizon=horizon) for item in MODELS
+        "base_rate": metrics.base_rate(scored[ENSEMBLE], horizon=horizon),
+        "metrics": {name: metrics.evaluate(rows, horizon=horizon) for name, rows in scored.items()},
+    }
+
+
+def _models(panel: Panel, trained: Trained, *, profile: Profile, horizon: int) -> dict[str, Any]:
+    ensemble = trained.ensemble.value
+    weights = trained.report["weights"]
+    members = {
+        name: {
+            "kind": name,
+            "parameters": dict(classifier(name).with_parameters(**changes).parameters),
+            "seeds": list(profile.seeds[: len(ensemble.members[name])]),
+            "weight": weights[name],
+        }
+        for name, changes in profile.models.items()
+    }
+    return {
+        **members,
+        ENSEMBLE: {
+            "kind": "weighted vote, calibrated",
+            "parameters": {"weights": weights, "calibration": ensemble.calibration.state()},
+            "seeds": list(profile.seeds),
+            "label_scale": _label_scale(panel),
+            "calibration": metrics.calibrate(_scored(panel, trained)[ENSEMBLE], horizon=horizon),
         },
     }
 
 
 def _caveats(*, simulated: bool) -> list[str]:
-    costs = "costs: not included; scores are not a trading result"
+    costs = "costs: in the portfolios of the report only; scores are not a trading result"
     return [costs, "simulation: some training rows have simulated inputs"] if simulated else [costs]
