@@ -3,8 +3,9 @@
 Nothing here is shared with the platform's code. ``DIR`` holds ``bars.parquet`` and
 ``actions.parquet`` (as-traded bars, the benchmark's among them, and corporate actions, of at least
 the sessions that features and risk look back on), ``members.parquet`` (symbol, sector),
-``features.parquet``, ``signals.parquet`` and ``portfolio_risk.parquet`` of the session, and
-``model.json``.
+``factors.parquet``, ``signals.parquet`` and ``portfolio_risk.parquet`` of the session,
+``features.parquet`` of it and of the sessions that the LSTM looks back on, ``model.json`` and the
+trained ensemble's files in ``model/``.
 
 Exit code 0: every number is equal to 1e-9 (relative above 1, absolute below); 1: some are not, and
 they are listed; 2: wrong usage.
@@ -13,17 +14,25 @@ they are listed; 2: wrong usage.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import math
+import os
 import sys
+import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import lightgbm
 import numpy as np
 import pandas as pd
+import xgboost
+from skops.io import loads
 
 TOLERANCE = 1e-9
+LSTM_ROWS = 1024  # rows a call, filled up with zeros: sums of float32 depend on the shape
 
 
 class Comparison:
@@ -127,20 +136,100 @@ def skewness(returns: pd.Series) -> float:
     return (centred**3).mean() / spread**1.5 if spread > 0 else math.nan
 
 
-def scores_bps(features: pd.DataFrame, document: dict, champion: str) -> pd.Series:
-    """Return the champion's centred scores in basis points."""
-    names = document["features"]
-    usable = features[features[names].isna().sum(axis=1) <= 0.2 * len(names)]
-    X = usable[names].to_numpy(dtype=float)
-    state = document["models"][champion]["state"]
-    if champion == "lightgbm":
-        raw = lightgbm.Booster(model_str=state["model"]).predict(X, num_threads=1)
-    else:
-        Z = (X - np.array(state["means"])) / np.array(state["scales"])
-        Z = np.clip(Z, -state["clip"], state["clip"])
-        Z[np.isnan(Z)] = 0.0
-        raw = Z @ np.array(state["coefficients"]) + state["intercept"]
-    return pd.Series(1e4 * (raw - raw.mean()), index=usable.index)
+def forecasts(
+    features: pd.DataFrame, factors: pd.DataFrame, document: dict, folder: Path
+) -> pd.DataFrame:
+    """Return the ensemble's centred score in basis points and its P(up), one row a symbol.
+
+    ``features`` has the session's rows and those of the sessions before it.
+    """
+    about = json.loads((folder / "predictor.json").read_text())
+    joint = json.loads((folder / "ensemble.json").read_text())
+    features = features[features[about["channels"]].isna().mean(axis=1) <= 0.2]
+    today = features[features["session"] == features["session"].max()]
+    rows = today.merge(factors, on="symbol", how="left", suffixes=("", "_factor"))
+    X = rows[about["features"]].to_numpy(dtype=float)
+    sessions = sorted(features["session"].unique())[-about["lags"] :]
+    sequence = np.stack(
+        [
+            features[features["session"] == session]
+            .set_index("symbol")
+            .reindex(rows["symbol"])[about["channels"]]
+            .to_numpy(dtype=float)
+            for session in sessions
+        ],
+        axis=1,
+    )
+    votes = np.zeros(len(rows))
+    for name, weight in zip(joint["names"], joint["joint"]["weights"], strict=True):
+        seeds = [
+            MEMBERS[name](next(folder.glob(f"{name}_{number}.*")).read_bytes(), X, sequence)
+            for number in range(joint["seeds"][name])
+        ]
+        votes += weight * np.mean(seeds, axis=0)
+    slope, offset = joint["calibration"]["values"]
+    odds = np.log(votes / (1 - votes))
+    raw = 1e4 * (2 * votes - 1) * document["models"]["ensemble"]["label_scale"]
+    return pd.DataFrame(
+        {"score_bps": raw - raw.mean(), "p_up": 1 / (1 + np.exp(-(slope * odds + offset)))},
+        index=rows["symbol"],
+    )
+
+
+def standardised(X: np.ndarray, scaler: dict) -> np.ndarray:
+    """Return values scaled and clipped; what is missing becomes 0."""
+    Z = (X - np.array(scaler["means"])) / np.array(scaler["scales"])
+    return np.nan_to_num(np.clip(Z, -scaler["clip"], scaler["clip"]), nan=0.0)
+
+
+def linear(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Return P(up) of a logistic regression."""
+    state = json.loads(content)
+    logit = standardised(X, state) @ np.array(state["coefficients"]) + state["intercept"]
+    return 1 / (1 + np.exp(-logit))
+
+
+def random_forest(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Return P(up) of a forest of scikit-learn."""
+    forest = loads(content, trusted=["sklearn.tree._tree.Tree"])
+    return forest.predict_proba(X.astype(np.float32))[:, 1]
+
+
+def boosted_by_xgboost(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Return P(up) of XGBoost's trees."""
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(content))
+    return booster.predict(xgboost.DMatrix(X)).astype(float)
+
+
+def boosted_by_lightgbm(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """Return P(up) of LightGBM's trees."""
+    return lightgbm.Booster(model_str=content.decode()).predict(X, num_threads=1)
+
+
+def lstm(content: bytes, _: np.ndarray, sequence: np.ndarray) -> np.ndarray:
+    """Return P(up) of the Keras network."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        scaler = json.loads(archive.read("scaler.json"))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        file.write_bytes(content)
+        network = keras.saving.load_model(file, compile=False, safe_mode=True)
+    filled = np.zeros((LSTM_ROWS, *sequence.shape[1:]), np.float32)
+    filled[: len(sequence)] = standardised(sequence, scaler).astype(np.float32)
+    return np.asarray(network.predict_on_batch(filled))[: len(sequence), 0].astype(float)
+
+
+MEMBERS = {
+    "linear": linear,
+    "random_forest": random_forest,
+    "xgboost": boosted_by_xgboost,
+    "lightgbm": boosted_by_lightgbm,
+    "lstm": lstm,
+}
 
 
 def risk_measures(
@@ -187,10 +276,18 @@ def compare(folder: Path, options: argparse.Namespace) -> Comparison:
     """Recompute everything and hold it against the published files."""
     tables = {
         name: pd.read_parquet(folder / f"{name}.parquet")
-        for name in ("bars", "actions", "members", "features", "signals", "portfolio_risk")
+        for name in (
+            "bars",
+            "actions",
+            "members",
+            "features",
+            "factors",
+            "signals",
+            "portfolio_risk",
+        )
     }
     document = json.loads((folder / "model.json").read_text())
-    session = tables["features"]["session"].iloc[0]
+    session = tables["features"]["session"].max()
     bars, actions = (
         tables[name][tables[name]["session"] <= session] for name in ("bars", "actions")
     )
@@ -200,23 +297,34 @@ def compare(folder: Path, options: argparse.Namespace) -> Comparison:
     features = features_of_last_session(
         P[[*tables["members"]["symbol"], options.benchmark]], options.benchmark
     )
-    published = tables["features"].set_index("symbol")
+    of_session = tables["features"]["session"] == session
+    published = tables["features"][of_session].set_index("symbol")
     if set(published.index) != set(features.index):
         comparison.differences.append(
             f"symbols with features: {set(published.index) ^ set(features.index)}"
         )
     for symbol in published.index.intersection(features.index):
-        for name in document["features"]:
+        for name in features.columns:
             comparison.check(
                 f"{symbol} {name}", published.loc[symbol, name], features.loc[symbol, name]
             )
 
     signals = tables["signals"].sort_values("rank").set_index("symbol")
-    scores = scores_bps(features, document, signals["model_name"].iloc[0])
-    if signals.index[0] != scores.idxmax():
-        comparison.differences.append(f"top: published {signals.index[0]}, {scores.idxmax()}")
-    for symbol, score in signals["score_bps"].items():
-        comparison.check(f"{symbol} score_bps", score, scores.get(symbol))
+    for file in document["files"]:
+        content = (folder / "model" / file["name"]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != file["sha256"]:
+            comparison.differences.append(f"model/{file['name']}: another file than the document's")
+    own_features = features.rename_axis("symbol").reset_index().assign(session=session)
+    seen = pd.concat([tables["features"][~of_session], own_features])
+    scores = forecasts(seen, tables["factors"], document, folder / "model")
+    if signals.index[0] != scores["score_bps"].idxmax():
+        comparison.differences.append(
+            f"top: published {signals.index[0]}, {scores['score_bps'].idxmax()}"
+        )
+    for symbol, row in signals.iterrows():
+        own = scores.loc[symbol] if symbol in scores.index else {}
+        comparison.check(f"{symbol} score_bps", row["score_bps"], own.get("score_bps"))
+        comparison.check(f"{symbol} probability_up", row["probability_up"], own.get("p_up"))
 
     risk = tables["portfolio_risk"].set_index(["scope", "name", "measure"])["value"]
     for key, value in risk_measures(P, tables["members"], options).items():

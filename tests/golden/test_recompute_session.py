@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from marketlake.domain import features, forecasting, risk
+from marketlake.domain.forecasting.assessment import Profile
 
 from tests.domain.market import BENCHMARK, Market, made_market, real_market
 
@@ -18,8 +20,31 @@ SCRIPT = Path(__file__).with_name("recompute_session.py")
 RISK_SESSIONS = 300
 
 
-def _export(market: Market, champion: str, folder: Path) -> None:
-    session = market.sessions[-1]
+SMALL = Profile(
+    "small",
+    {
+        "linear": {},
+        "random_forest": {"trees": 10, "max_depth": 3},
+        "xgboost": {"rounds": 15},
+        "lightgbm": {"rounds": 15, "min_data_in_leaf": 50},
+        "lstm": {"units": 4, "epochs": 2},
+    },
+    seeds=(7, 8),
+    folds=2,
+    lags=4,
+)
+
+
+def _whole(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return bars of closes with the other quantities laid on: only closes are seen."""
+    close = pl.col("close_usd")
+    return bars.with_columns(
+        open_usd=close, high_usd=close, low_usd=close, volume_shares=pl.lit(1e6)
+    )
+
+
+def _export(market: Market, folder: Path) -> None:
+    session, as_of = market.sessions[-1], market.sessions[-2]
     frame = features.compute_features(
         market.bars,
         market.actions,
@@ -28,23 +53,41 @@ def _export(market: Market, champion: str, folder: Path) -> None:
         benchmark=BENCHMARK,
         first_output=market.sessions[0],
     )
-    as_of = market.sessions[-2]
-    document = forecasting.train(
-        frame.filter(pl.col("session") <= as_of),
-        forecasting.labels(
-            market.bars,
-            market.actions,
-            sessions=market.sessions[:-1],
-            symbols=market.symbols,
-            horizon=5,
+    factors = features.compute_factors(
+        _whole(market.bars),
+        market.actions,
+        sessions=market.sessions,
+        symbols=market.symbols,
+        first_output=market.sessions[0],
+        members=market.bars.select("session", "symbol"),
+    ).with_columns(simulated=pl.lit(True))
+    known = pl.col("session") <= as_of
+    given = (market.bars, market.actions)
+    before = {"sessions": market.sessions[:-1], "symbols": market.symbols}
+    training = forecasting.train(
+        forecasting.Inputs(
+            frame.filter(known),
+            factors.filter(known),
+            forecasting.labels(*given, **before, horizon=5),
         ),
+        next_returns=forecasting.next_returns(*given, **before),
         as_of=as_of,
+        sessions=market.sessions[:-1],
         horizon=5,
-        folds=2,
+        profile=SMALL,
         seed=7,
+        cost_bps=5.0,
     )
-    today = frame.filter(pl.col("session") == session)
-    signals, _ = forecasting.predict(document, champion, model_sha256="x", features=today)
+    window = frame.filter(pl.col("session") >= market.sessions[-SMALL.lags])
+    today = factors.filter(pl.col("session") == session)
+    signals, _ = forecasting.predict(
+        training.document,
+        forecasting.Predictor.of(training.files),
+        session=session,
+        model_sha256="x",
+        features=window,
+        factors=today,
+    )
     measures = risk.book_risk(
         market.bars,
         market.actions,
@@ -55,12 +98,16 @@ def _export(market: Market, champion: str, folder: Path) -> None:
         volatility_window=60,
         book_value_usd=1_000_000.0,
     )
-    (folder / "model.json").write_text(json.dumps(document))
+    (folder / "model.json").write_text(json.dumps(training.document))
+    (folder / "model").mkdir()
+    for name, content in training.files.items():
+        (folder / "model" / name).write_bytes(content)
     for name, table in {
         "bars": market.bars,
         "actions": market.actions,
         "members": market.members,
-        "features": today,
+        "features": window,
+        "factors": today,
         "signals": signals,
         "portfolio_risk": measures,
     }.items():
@@ -92,7 +139,7 @@ def _real() -> Market:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("session")
-    _export(_real(), "lightgbm", folder)
+    _export(_real(), folder)
     return folder
 
 
@@ -105,12 +152,12 @@ def test_a_session_of_the_real_closes_is_recomputed_to_the_ninth_place(exported:
     result = _run(exported)
     assert result.returncode == 0, result.stdout + result.stderr
     compared = int(result.stdout.split()[0])
-    features_, scores, book, sectors, by_symbol = 20 * 22, 20, 10, 2, 2 * 20
+    features_, scores, book, sectors, by_symbol = 20 * 22, 2 * 20, 10, 2, 2 * 20
     assert compared == features_ + scores + book + sectors + by_symbol
 
 
 def test_a_market_with_actions_and_gaps_is_recomputed_too(tmp_path: Path) -> None:
-    _export(made_market(11, n_symbols=12), "linear", tmp_path)
+    _export(made_market(11, n_symbols=12), tmp_path)
     result = _run(tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -118,12 +165,13 @@ def test_a_market_with_actions_and_gaps_is_recomputed_too(tmp_path: Path) -> Non
 def test_a_number_that_is_off_by_a_millionth_is_found_in_every_table(
     exported: Path, tmp_path: Path
 ) -> None:
-    for file in exported.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
     tampered = {"features": "beta_60d", "signals": "score_bps", "portfolio_risk": "value"}
     for table, column in tampered.items():
         rows = pl.read_parquet(exported / f"{table}.parquet")
-        off = np.where(np.arange(rows.height) == 0, 1e-6 * rows[column].abs().max(), 0.0)
+        # The last row of features is of the session itself.
+        one = np.arange(rows.height) == rows.height - 1
+        off = np.where(one, 1e-6 * rows[column].abs().max(), 0.0)
         rows.with_columns(pl.col(column) + pl.Series(off)).write_parquet(
             tmp_path / f"{table}.parquet"
         )

@@ -13,9 +13,11 @@ import pytest
 from marketlake.calendars import Calendar
 from marketlake.contracts import Contract
 from marketlake.contracts.catalog import (
+    CORE_FACTORS_DAILY,
     CORE_FEATURES_DAILY,
     CORE_MARKET_CORPORATE_ACTION,
     CORE_MARKET_DAILY_BAR,
+    CORE_MODELS_FILE,
     CORE_MODELS_MODEL,
     CORE_REFERENCE_UNIVERSE_MEMBER,
     CORE_SIGNALS_SIGNAL,
@@ -30,7 +32,7 @@ from tests.pipelines.conftest import AS_OF
 
 SCRIPT = PROJECT_ROOT / "tests" / "golden" / "recompute_session.py"
 FILES: dict[str, Contract] = {
-    "features": CORE_FEATURES_DAILY,
+    "factors": CORE_FACTORS_DAILY,
     "signals": CORE_SIGNALS_SIGNAL,
     "portfolio_risk": OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
     "members": CORE_REFERENCE_UNIVERSE_MEMBER,
@@ -51,6 +53,13 @@ def export(settings: Settings, session: date, folder: Path) -> list[str]:
         pq.write_table(lake.read_ref(ref), folder / f"{name}.parquet")
     model = lake.read_ref(lake.ref(CORE_MODELS_MODEL, Partition.of_session(AS_OF)))
     (folder / "model.json").write_text(json.dumps(model))
+    (folder / "model").mkdir()
+    files = lake.read_ref(lake.ref(CORE_MODELS_FILE, Partition.of_session(AS_OF)))
+    for name, content in zip(files["name"].to_pylist(), files["content"].to_pylist(), strict=True):
+        (folder / "model" / name).write_bytes(content)
+    lags = json.loads((folder / "model" / "predictor.json").read_text())["lags"]
+    features = lake.read(CORE_FEATURES_DAILY, window[-lags:], as_of=session)
+    pq.write_table(features, folder / "features.parquet")
     return [str(folder), "--risk-sessions", str(len(window))]
 
 
