@@ -41,6 +41,7 @@ class MarketlakePlugin(AirflowPlugin):
     external_views = [  # noqa: RUF012
         _link("Daily report", "reports/"),
         _link("Data integrity", "integrity/"),
+        _link("Training", "training/"),
         _link("Data quality", "docs/quality/"),
         _link("Warehouse docs", "docs/dbt/"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import replace
 from datetime import date
@@ -9,81 +10,61 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from marketlake.contracts.features import FEATURES
-from marketlake.domain import features, forecasting, prices
-from marketlake.domain.forecasting import nulls
-from marketlake.domain.forecasting.assessment import (
-    FULL,
-    QUICK,
-    Panel,
-    Profile,
-    panel_of,
-    train_ensemble,
-)
+from marketlake.domain import features, forecasting, regimes
+from marketlake.domain.forecasting import gate
 from marketlake.domain.forecasting.classifiers import Samples, classifier, lightgbm_by_fold
 from marketlake.domain.forecasting.fitted import FitWindow
 
 from tests.acceptance import figures
-from tests.domain.market import BENCHMARK, Market, bars_of, real_closes, real_market, weekdays
+from tests.domain.market import BENCHMARK, Market, real_market, weekdays, with_closes_alone
 
-AS_OF, FROM, HORIZON, COST_BPS = date(2022, 11, 30), date(2018, 1, 2), 5, 5.0
+AS_OF, FROM, HORIZON, COST_BPS = date(2022, 11, 30), date(2011, 1, 3), 5, 5.0
 FOLD_COST = 0.7
 """At most this share of what independent folds cost."""
-PROFILES = {"quick": QUICK, "full": FULL}
-NAMES = [item.name for item in FEATURES]
 
 
-def panel(market: Market, profile: Profile) -> Panel:
-    """Return features and labels of a market from ``FROM`` on."""
-    made = features.compute_features(
-        market.bars,
-        market.actions,
-        sessions=market.sessions,
-        symbols=market.symbols,
-        benchmark=BENCHMARK,
-        first_output=FROM,
-    )
-    return panel_of(
+def inputs(market: Market, *, first: date = FROM) -> forecasting.Inputs:
+    """Return features, factors and labels of a market whose closes alone are real."""
+    given = {
+        "bars": with_closes_alone(market.bars),
+        "actions": market.actions,
+        "sessions": market.sessions,
+        "symbols": market.symbols,
+    }
+    made = features.compute_features(**given, benchmark=BENCHMARK, first_output=first)
+    members = made.select("session", "symbol")
+    factors = features.compute_factors(**given, first_output=first, members=members)
+    return forecasting.Inputs(
         made,
-        labels(market, HORIZON),
-        names=NAMES,
+        factors.with_columns(simulated=pl.lit(True)),
+        forecasting.labels(**given, horizon=HORIZON),
+    )
+
+
+def train(market: Market, profile: str, *, first: date = FROM, **more: Any) -> forecasting.Training:
+    """Train as the platform does, on real closes."""
+    given = {"sessions": market.sessions, "symbols": market.symbols}
+    closes = market.bars.filter(pl.col("symbol") == BENCHMARK).sort("session")
+
+    def walked(rng: np.random.Generator) -> forecasting.Inputs:
+        bars = forecasting.walked_bars(
+            market.bars, market.actions, sessions=market.sessions, rng=rng
+        )
+        return inputs(replace(market, bars=bars, actions=market.actions.head(0)), first=first)
+
+    return forecasting.train(
+        inputs(market, first=first),
+        next_returns=forecasting.next_returns(market.bars, market.actions, **given),
+        as_of=market.sessions[-1],
         sessions=market.sessions,
-        as_of=AS_OF,
-        profile=profile,
+        horizon=HORIZON,
+        profile=forecasting.PROFILES[profile],
+        seed=7,
+        cost_bps=COST_BPS,
+        regimes=regimes.by_session(closes.select("session", "close_usd")),
+        walked=walked,
+        **more,
     )
-
-
-def labels(market: Market, horizon: int) -> pl.DataFrame:
-    """Return the labels of a market."""
-    return forecasting.labels(
-        market.bars,
-        market.actions,
-        sessions=market.sessions,
-        symbols=market.symbols,
-        horizon=horizon,
-    )
-
-
-def next_returns(market: Market) -> pl.DataFrame:
-    """Return what each symbol earned on the session after."""
-    earned = prices.panel(
-        market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
-    ).returns()
-    after = np.vstack([earned[1:], np.full((1, earned.shape[1]), np.nan)])
-    return (
-        pl.DataFrame(after, schema=list(market.symbols))
-        .with_columns(session=pl.Series(market.sessions))
-        .unpivot(index="session", variable_name="symbol", value_name="next_return")
-        .with_columns(pl.col("next_return").fill_nan(None))
-    )
-
-
-def walked(market: Market, profile: Profile, rng: np.random.Generator) -> Panel:
-    """Return the panel of the same stocks with prices that walk at random."""
-    columns = [*market.symbols, BENCHMARK]
-    closes = real_closes()[columns].iloc[: len(market.sessions)].to_numpy(dtype=float)
-    bars = bars_of(nulls.random_walk(closes, rng=rng), sessions=market.sessions, symbols=columns)
-    return panel(replace(market, bars=bars), profile)
 
 
 def fold_cost(*, rows: int = 120_000, columns: int = 158, folds: int = 6) -> dict[str, Any]:
@@ -121,28 +102,21 @@ def fold_cost(*, rows: int = 120_000, columns: int = 158, folds: int = 6) -> dic
     }
 
 
-def measure(profile_name: str = "quick") -> dict[str, Any]:
+def measure(profile: str = "full") -> dict[str, Any]:
     """Train and report."""
-    profile, market = PROFILES[profile_name], real_market().until(AS_OF)
     began, cpu = time.perf_counter(), time.process_time()
-    trained = train_ensemble(
-        panel(market, profile),
-        profile=profile,
-        horizon=HORIZON,
-        embargo=HORIZON,
-        next_returns=next_returns(market),
-        cost_bps=COST_BPS,
-        earlier_trials=2,
-        recompute=lambda rng: walked(market, profile, rng),
-        progress=figures.say,
-    )
+    training = train(real_market().until(AS_OF), profile, progress=figures.say)
     return {
         "wall_s": time.perf_counter() - began,
         "cpu_s": time.process_time() - cpu,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "profile": profile,
         "first_session": str(FROM),
         "as_of": str(AS_OF),
         "horizon_sessions": HORIZON,
-        "report": trained.report,
+        "features": len(training.document["features"]),
+        "report": training.document["report"],
+        "gate": gate.judge(training.document["report"]),
         "fold_cost": fold_cost(),
     }
 
@@ -172,6 +146,7 @@ def show(found: dict[str, Any]) -> None:
             for name, one in report["models"].items()
         ],
     )
+    figures.say(gate.in_words(found["gate"]))
     for name in ("portfolio", "deflated_sharpe", "backtest_overfitting", "null_panel"):
         figures.say(f"{name}: {report[name]}")
     figures.say(f"fold_cost: {found['fold_cost']}")

@@ -229,13 +229,13 @@ def test_sessions_run_side_by_side(dags, dag_id):
 
 
 @pytest.mark.parametrize("dag_id", ON_DEMAND)
-def test_an_on_demand_dag_takes_dates_emits_nothing_and_runs_alone(dags, dag_id):
+def test_an_on_demand_dag_takes_dates_or_choices_emits_nothing_and_runs_alone(dags, dag_id):
     dag = dags[dag_id]
 
     assert dag["schedule"]["timetable"] == "NullTimetable"
     assert dag["params"]
     for schema in dag["params"].values():
-        assert schema["format"] == "date"
+        assert schema.get("format") == "date" or schema["enum"]
         assert schema["description"]
     assert not any(task["outlets"] for task in dag["tasks"].values())
     assert dag["max_active_runs"] == 1

@@ -85,6 +85,14 @@ def bars_of(
     return frame.filter(pl.col("close_usd").is_not_nan()).with_columns(listed)
 
 
+def with_closes_alone(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return bars of closes with every other quantity laid on, for what sees closes alone."""
+    close = pl.col("close_usd")
+    return bars.with_columns(
+        open_usd=close, high_usd=close, low_usd=close, volume_shares=pl.lit(1e6)
+    )
+
+
 def actions_of(*rows: tuple[date, str, float | None, float | None]) -> pl.DataFrame:
     """Return actions given as (ex-date, symbol, split ratio or None, dividend or None)."""
     return pl.DataFrame(

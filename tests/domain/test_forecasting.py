@@ -495,9 +495,9 @@ def test_a_promotion_holds_its_evidence_and_starts_after_its_training() -> None:
     # Nothing was computed with prices that walk at random: the panel is not clean, the gate shut.
     assert row["passed_gate"] is False
     assert "1 of 5 checks of the gate failed: null panel" in row["reason"]
-    clean = {**document["report"], "null_panel": {"clean": True}}
+    clean = gate.judge({**document["report"], "null_panel": {"clean": True}})
     proven = forecasting.promotion_row(
-        {**document, "report": clean}, model_sha256="ab", calendar_next=_effective(document)
+        {**document, "gate": clean}, model_sha256="ab", calendar_next=_effective(document)
     )
     assert proven["passed_gate"] is True
 

@@ -18,13 +18,12 @@ import hashlib
 import io
 import json
 import math
-import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -32,7 +31,6 @@ import xgboost
 from skops.io import loads
 
 TOLERANCE = 1e-9
-LSTM_ROWS = 1024  # rows a call, filled up with zeros: sums of float32 depend on the shape
 
 
 class Comparison:
@@ -208,19 +206,23 @@ def boosted_by_lightgbm(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndar
 
 
 def lstm(content: bytes, _: np.ndarray, sequence: np.ndarray) -> np.ndarray:
-    """Return P(up) of the Keras network."""
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    import keras
-
+    """Return P(up) of the network in Keras's archive (Hochreiter and Schmidhuber 1997)."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        scaler = json.loads(archive.read("scaler.json"))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.keras"
-        file.write_bytes(content)
-        network = keras.saving.load_model(file, compile=False, safe_mode=True)
-    filled = np.zeros((LSTM_ROWS, *sequence.shape[1:]), np.float32)
-    filled[: len(sequence)] = standardised(sequence, scaler).astype(np.float32)
-    return np.asarray(network.predict_on_batch(filled))[: len(sequence), 0].astype(float)
+        Z = standardised(sequence, json.loads(archive.read("scaler.json")))
+        stored = h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
+    W, U, b = (np.array(stored[f"layers/lstm/cell/vars/{at}"], float) for at in range(3))
+    V, v = (np.array(stored[f"layers/dense/vars/{at}"], float) for at in range(2))
+    h = c = np.zeros((len(Z), len(U)))
+    for lag in range(Z.shape[1]):
+        i, f, g, o = np.hsplit(Z[:, lag] @ W + h @ U + b, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+    return sigmoid(h @ V + v)[:, 0]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return the logistic function."""
+    return 1 / (1 + np.exp(-x))
 
 
 MEMBERS = {

@@ -14,7 +14,7 @@ import pytest
 from marketlake.domain import features, forecasting, risk
 from marketlake.domain.forecasting.assessment import Profile
 
-from tests.domain.market import BENCHMARK, Market, made_market, real_market
+from tests.domain.market import BENCHMARK, Market, made_market, real_market, with_closes_alone
 
 SCRIPT = Path(__file__).with_name("recompute_session.py")
 RISK_SESSIONS = 300
@@ -35,14 +35,6 @@ SMALL = Profile(
 )
 
 
-def _whole(bars: pl.DataFrame) -> pl.DataFrame:
-    """Return bars of closes with the other quantities laid on: only closes are seen."""
-    close = pl.col("close_usd")
-    return bars.with_columns(
-        open_usd=close, high_usd=close, low_usd=close, volume_shares=pl.lit(1e6)
-    )
-
-
 def _export(market: Market, folder: Path) -> None:
     session, as_of = market.sessions[-1], market.sessions[-2]
     frame = features.compute_features(
@@ -54,7 +46,7 @@ def _export(market: Market, folder: Path) -> None:
         first_output=market.sessions[0],
     )
     factors = features.compute_factors(
-        _whole(market.bars),
+        with_closes_alone(market.bars),
         market.actions,
         sessions=market.sessions,
         symbols=market.symbols,

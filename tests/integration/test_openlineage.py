@@ -61,7 +61,9 @@ def test_openlineage_heard_of_every_task_and_of_all_that_the_ledger_knows_as_pub
         for run in finished
     }
     assert {name for name, _, _ in jobs["predict_signals.predict"]} >= {
+        "core_factors__daily",
         "core_features__daily",
+        "core_models__file",
         "core_models__model",
         "core_reference__universe_member",
     }

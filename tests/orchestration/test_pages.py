@@ -17,6 +17,7 @@ from marketlake.contracts.catalog import (
     OUT_DOCS_QUALITY,
     OUT_REPORTS_DAILY,
     OUT_REPORTS_INTEGRITY,
+    OUT_REPORTS_TRAINING,
 )
 from marketlake.orchestration import pages
 from marketlake.settings import PROJECT_ROOT, Settings, current_settings
@@ -28,6 +29,7 @@ PLACES = [
     *("/docs/dbt/", "/docs/quality/"),
     *("/reports/", f"/reports/{NEWER}"),
     *("/integrity/", f"/integrity/{NEWER}"),
+    *("/training/", f"/training/{NEWER}"),
 ]
 
 
@@ -106,6 +108,7 @@ def test_a_made_up_login_is_no_login(stranger: TestClient) -> None:
         ("/docs/quality/", OUT_DOCS_QUALITY),
         ("/reports/", OUT_REPORTS_DAILY),
         ("/integrity/", OUT_REPORTS_INTEGRITY),
+        ("/training/", OUT_REPORTS_TRAINING),
     ],
 )
 def test_a_person_sees_what_was_published_last(
@@ -123,7 +126,11 @@ def test_a_person_sees_what_was_published_last(
 
 @pytest.mark.parametrize(
     ("place", "contract"),
-    [("/reports", OUT_REPORTS_DAILY), ("/integrity", OUT_REPORTS_INTEGRITY)],
+    [
+        ("/reports", OUT_REPORTS_DAILY),
+        ("/integrity", OUT_REPORTS_INTEGRITY),
+        ("/training", OUT_REPORTS_TRAINING),
+    ],
 )
 def test_the_report_of_a_session_has_an_address(
     person: TestClient, lake: Lake, place: str, contract: Contract

@@ -40,12 +40,16 @@ def model_document() -> dict[str, Any]:
         "as_of": AS_OF.isoformat(),
         "horizon_sessions": 5,
         "fit_window": {"first_session": "2019-01-02", "last_session": "2022-11-25"},
-        "features": [item.name for item in FEATURES],
+        "features": [*(item.name for item in FEATURES), "alpha_roc_5d"],
         "validation": {"metrics": {"linear": figures, "trees": figures}},
         "models": {
-            name: {"kind": name, "parameters": {"alpha": 1.0}, "seed": 7}
+            name: {"kind": name, "parameters": {"alpha": 1.0}, "seeds": [7]}
             for name in ("linear", "trees")
         },
+        "profile": "quick",
+        "files": [{"name": "linear_0.json", "sha256": "cd" * 32, "bytes": 9}],
+        "report": {},
+        "gate": [],
         "trials": 2,
         "caveats": ["costs: not included"],
     }
@@ -77,12 +81,27 @@ def decided(publisher: Publisher, day: dict[str, ArtifactRef]) -> dict[str, Any]
         [feature_row("KO", 0.25, known_at), feature_row("XOM", 0.75, known_at)],
         parents=[day["raw_yahoo__daily_bar"]],
     )
+    # What the model did not see of them is null here.
+    factors = publisher.publish(
+        catalog.CORE_FACTORS_DAILY,
+        [
+            {
+                "session": SESSION,
+                "symbol": "KO",
+                "alpha_roc_5d": 0.5,
+                "closes_simulated": False,
+                "simulated": True,
+                "known_at_utc": known_at,
+            }
+        ],
+        parents=[day["raw_yahoo__daily_bar"]],
+    )
     rows = [
         {**row, "model_sha256": model.sha256}
         for row in publisher.lake.read_ref(day["core_signals__signal"]).to_pylist()
     ]
     signals = publisher.publish(
-        catalog.CORE_SIGNALS_SIGNAL, rows, parents=[features, model, promotion]
+        catalog.CORE_SIGNALS_SIGNAL, rows, parents=[features, factors, model, promotion]
     )
 
     def record(owner: Contract, kind: str, /, **payload: Any) -> None:
@@ -102,7 +121,13 @@ def decided(publisher: Publisher, day: dict[str, ArtifactRef]) -> dict[str, Any]
            signals=[{"symbol": "XOM", "side": "flat", "limits": [{"passed": False}]}])  # fmt: skip
     with LineageIndex(publisher.postgres) as index:
         found = why(publisher.lake, publisher.ledger, index, SignalId(SESSION, "KO"))
-        return {"why": found, "signals": signals, "model": model, "features": features}
+        return {
+            "why": found,
+            "signals": signals,
+            "model": model,
+            "features": features,
+            "factors": factors,
+        }
 
 
 def test_data_features_and_model_are_those_that_the_signals_entry_names(
@@ -110,12 +135,16 @@ def test_data_features_and_model_are_those_that_the_signals_entry_names(
 ) -> None:
     found = decided["why"]
     assert {row["contract"]: row["sha256"] for row in found["data"]} == {
+        "core_factors__daily": decided["factors"].sha256,
         "core_features__daily": decided["features"].sha256,
         "core_models__model": decided["model"].sha256,
-        "core_models__promotion": found["data"][2]["sha256"],
+        "core_models__promotion": found["data"][3]["sha256"],
     }
     assert all(isinstance(row["ledger_index"], int) for row in found["data"])
     assert {found["features"][item.name] for item in FEATURES} == {0.25}
+    assert found["features"]["factors"] == {"alpha_roc_5d": 0.5}
+    assert found["model"]["members"].keys() == {"trees"}
+    assert found["model"]["files"][0]["name"] == "linear_0.json"
     assert found["model"]["training_window"]["last_session"] == "2022-11-25"
     assert found["model"]["promotion"]["champion"] == "linear"
     assert found["model"]["training_entry"]["seed"] == 7
@@ -148,7 +177,7 @@ def test_the_signal_and_the_decision_are_proven(
 def test_what_is_not_recorded_is_said_to_be_so(decided: dict[str, Any]) -> None:
     found = decided["why"]
     assert found["limits"] == [{"passed": True}]
-    assert found["confidence"]["prediction_interval_of_the_score"] == NOT_RECORDED
+    assert found["confidence"]["directions_not_ruled_out_at_80_pct"] == "both"
     assert found["not_chosen"]["not_predicted"] == NOT_RECORDED
     assert json.loads(json.dumps(found, default=str))["signal"] == "2022-12-23/KO"
 

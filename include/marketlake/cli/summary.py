@@ -22,6 +22,7 @@ _UNITS = {"_pct": " %", "_usd": " USD"}
 _PAGES = {
     "daily report": "/marketlake/reports/",
     "data integrity": "/marketlake/integrity/",
+    "training": "/marketlake/training/",
     "data quality": "/marketlake/docs/quality/",
     "warehouse docs": "/marketlake/docs/dbt/",
 }

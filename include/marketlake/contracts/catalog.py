@@ -584,6 +584,7 @@ CORE_MODELS_MODEL = Contract(
         ("models", "per member: kind, parameters, seeds, weight; of the ensemble its calibration"),
         ("files", "name, hash and size of each file in core_models__file"),
         ("report", "figures with intervals, portfolios, drift, importance, null panel"),
+        ("gate", "each check of the gate with its value and limit, and whether it held"),
         ("trials", "number of configurations that were tried"),
         ("caveats", "survivorship and simulation notes"),
     ),
@@ -623,6 +624,21 @@ CORE_MODELS_PROMOTION = Contract(
         Field("passed_gate", "bool", "whether every check of the gate holds"),
         Field("reason", "string", "in words"),
     ),
+)
+
+OUT_REPORTS_TRAINING = Contract(
+    name="out_reports__training",
+    doc="A training on one page: gate, figures with intervals, portfolios, null panel, drift.",
+    grain="one document per training session",
+    owner="train_models",
+    form="json",
+    freshness="monthly",
+    fields=_document(
+        ("as_of", "session the training knew"),
+        ("model_sha256", "content hash of the model document on the page"),
+        ("passed_gate", "whether every check of the gate holds"),
+    ),
+    export=Export("reports/training_{yyyymmdd}.html", "html"),
 )
 
 CORE_SIGNALS_SIGNAL = Contract(

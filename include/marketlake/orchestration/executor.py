@@ -21,13 +21,21 @@ PRELOADED = (
     "dbt.cli.main",
     "dbt.adapters.postgres",
     "boto3",
+    "h5py",
+    "lightgbm",
+    "numba",
     "polars",
     "psycopg",
+    "scipy.special",
+    "sklearn.ensemble",
+    "skops.io",
+    "xgboost",
 )
 """Slow to import and safe to fork: imported once, inherited by every task.
 
-A library whose thread pool starts with its import (jax, numba, lightgbm) must never be here: the
-pool does not survive a fork. That of polars starts with its first use, which is in a task.
+A library whose thread pool starts with its import (jax) must never be here: the pool does not
+survive a fork. Those of polars, numba and the boosted trees start with first use, which is in a
+task.
 """
 
 

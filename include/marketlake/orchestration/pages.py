@@ -80,6 +80,18 @@ def integrity(session: date) -> HTMLResponse:
     return _page(f"out_reports__integrity/{session.isoformat()}")
 
 
+@app.get("/training/")
+def newest_training() -> HTMLResponse:
+    """Show the newest training's report."""
+    return _page("out_reports__training")
+
+
+@app.get("/training/{as_of}")
+def training(as_of: date) -> HTMLResponse:
+    """Show the report of the training as of a session."""
+    return _page(f"out_reports__training/{as_of.isoformat()}")
+
+
 @app.exception_handler(MarketlakeError)
 def explain(_: Request, error: Exception) -> PlainTextResponse:
     """Say in words what is missing, and what to do about it."""

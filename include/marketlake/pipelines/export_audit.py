@@ -31,7 +31,7 @@ from marketlake.storage.proof.stored import StoredRow
 FOLDER = "audit_logs"
 _HOURLY = {
     "api_calls": frozenset({"vendor_call"}),
-    "calculations": frozenset({"calculation", "gate", "model"}),
+    "calculations": frozenset({"calculation", "gate", "model", "trial"}),
 }
 _ABOUT_TRADES = frozenset({"signal", "trade"})
 _WINDOW_ENTRIES = 20_000

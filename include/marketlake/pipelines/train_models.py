@@ -18,8 +18,10 @@ from marketlake.contracts.catalog import (
     CORE_MODELS_MODEL,
     CORE_MODELS_PROMOTION,
     OUT_ML_MODELS_LSTM_MODEL,
+    OUT_REPORTS_TRAINING,
 )
 from marketlake.domain import features, forecasting, regimes
+from marketlake.domain.reporting import training_page
 from marketlake.pipelines import universe
 from marketlake.pipelines.context import RunContext
 from marketlake.types import ArtifactRef, Partition
@@ -67,18 +69,31 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
 
 
 def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> list[ArtifactRef]:
-    """Publish what the gate says of the training, and from which session on it may predict."""
+    """Publish what the gate says of the training, from when on it may predict, and the report."""
     by_contract = {ref.contract: ref for ref in trained}
     model, files = by_contract[CORE_MODELS_MODEL.name], by_contract[CORE_MODELS_FILE.name]
+    document, partition = ctx.document(model), Partition.of_session(as_of)
     row = forecasting.promotion_row(
-        ctx.document(model), model_sha256=model.sha256, calendar_next=ctx.calendar.next(as_of)
+        document, model_sha256=model.sha256, calendar_next=ctx.calendar.next(as_of)
     )
-    ref = ctx.publish(
+    promotion = ctx.publish(
         CORE_MODELS_PROMOTION,
-        Partition.of_session(as_of),
+        partition,
         pl.DataFrame([row]),
         sessions=[as_of],
         parents=[model, files],
+    )
+    report = ctx.publish(
+        OUT_REPORTS_TRAINING,
+        partition,
+        {
+            "as_of": as_of.isoformat(),
+            "model_sha256": model.sha256,
+            "passed_gate": row["passed_gate"],
+        },
+        sessions=[as_of],
+        parents=[model],
+        export=training_page.render(document),
     )
     # The content knows data time only; that it was decided afterwards is for the record.
     ctx.ledger.record(
@@ -87,7 +102,7 @@ def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> 
         retrospective=utc_now() > ctx.calendar.close_at(row["effective_from"]),
         **{name: str(value) for name, value in row.items()},
     )
-    return [ref]
+    return [promotion, report]
 
 
 class _Market:
@@ -184,6 +199,8 @@ def _publish(
         parents=[kept, model],
         export=files[LSTM_FILE],
     )
+    for number, trial in enumerate(document["report"]["tuning"]):
+        ctx.ledger.record("trial", as_of=as_of.isoformat(), number=number, **trial)
     ctx.ledger.record(
         "model",
         as_of=as_of.isoformat(),

@@ -82,6 +82,7 @@ KINDS = frozenset(
         "task_failed",
         "task_finished",
         "task_started",
+        "trial",
         "vendor_call",
     }
 )

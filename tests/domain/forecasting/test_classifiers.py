@@ -10,6 +10,7 @@ import sys
 import zipfile
 from datetime import date
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,13 +194,45 @@ def test_a_file_with_a_type_that_no_forest_has_is_refused() -> None:
         read("random_forest", archived(members))
 
 
-def test_a_network_with_code_in_it_is_refused() -> None:
+def test_a_network_of_other_layers_is_refused() -> None:
     keras = lstm._keras()
-    # A Lambda layer is Python bytecode in the file; safe mode does not load it.
+    # A Lambda layer is Python bytecode in the file.
     network = keras.Sequential([keras.Input((5, 4)), keras.layers.Lambda(lambda x: x * 2)])
-    content = lstm.dump(lstm.LstmModel(trained("lstm").model.scaler, network))
-    with pytest.raises(BadPayload, match="do not load"):
+    content = lstm._archive(network, trained("lstm").model.scaler)
+    with pytest.raises(BadPayload, match="Lambda"):
         read("lstm", content)
+
+
+def test_the_networks_forward_pass_is_that_of_keras(tmp_path: Path) -> None:
+    samples, _ = made(seed=2)
+    model = trained("lstm").model
+    file = tmp_path / "lstm_model.keras"
+    file.write_bytes(trained("lstm").dump())
+    network = lstm._keras().saving.load_model(file, compile=False, safe_mode=True)
+    scaled = model.scaler.apply(samples.sequence).astype(np.float32)
+    by_keras = np.asarray(network.predict_on_batch(scaled))[:, 0]
+    np.testing.assert_allclose(lstm.probability(model, samples), by_keras, atol=2e-6)
+
+
+def test_forecasting_loads_neither_keras_nor_jax(tmp_path: Path) -> None:
+    file = tmp_path / "lstm_model.keras"
+    file.write_bytes(trained("lstm").dump())
+    code = (
+        "import sys; from pathlib import Path; import numpy as np;"
+        "from marketlake.domain.forecasting.classifiers import Samples, read;"
+        "model = read('lstm', Path(sys.argv[1]).read_bytes());"
+        "print(model.probability(Samples(np.ones((2, 3)), np.ones((2, 5, 4)))).shape);"
+        "print(sorted({'keras', 'jax'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert done.stdout.split("\n")[:2] == ["(2,)", "[]"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -65,3 +65,29 @@ def test_line_chart_puts_the_highest_value_on_top() -> None:
     assert x == (0.0, 500.0, 1000.0)
     assert 0 < y[1] < y[0] < y[2] < 200
     assert 'aria-label="a &lt; b"' in drawn
+
+
+def test_a_line_of_intervals_puts_shares_across_values_up_and_the_reference_among_them() -> None:
+    drawn = charts.line_of_intervals(
+        [(0.25, 0.54, 0.50, 0.58), (1.0, 0.52, 0.51, 0.53)],
+        label="a < b",
+        format_tick=str,
+        reference=0.49,
+    )
+    line = re.search(r'polyline class="line book" points="([^"]+)"', drawn)
+    assert line is not None
+    x, y = zip(*(map(float, point.split(",")) for point in line[1].split()), strict=True)
+    assert x == (250.0, 1000.0)
+    base = re.search(r'y1="([\d.]+)" y2="[\d.]+" class="base dashed"', drawn)
+    assert base is not None
+    assert 0 < y[0] < y[1] < float(base[1]) < 200
+    ends = re.findall(r'y1="([\d.]+)" y2="([\d.]+)" class="range"', drawn)
+    assert all(float(top) < at < float(bottom) for (top, bottom), at in zip(ends, y, strict=True))
+    assert 'aria-label="a &lt; b"' in drawn
+
+
+def test_a_line_of_one_interval_of_no_width_is_drawn() -> None:
+    drawn = charts.line_of_intervals(
+        [(1.0, 0.5, 0.5, 0.5)], label="one", format_tick=str, reference=0.5
+    )
+    assert 'class="dot" style="left:100.00%;top:50.00%"' in drawn

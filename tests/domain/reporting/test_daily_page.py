@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +13,17 @@ import pytest
 from marketlake.domain.reporting import daily_page
 from marketlake.errors import ContractViolation
 
+from tests.domain.reporting.html_page import Page
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-_VOID = {"meta", "br", "line", "polygon", "polyline"}
 
 
-class _Page(HTMLParser):
-    """Collects text and attributes, and fails on tags that are not closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += attrs
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text.append(data)
-
-
-def _read(document: dict[str, Any]) -> _Page:
-    page = _Page()
-    page.feed(daily_page.render(document).decode())
-    page.close()
-    assert page.open == []
-    return page
+def _read(document: dict[str, Any]) -> Page:
+    return Page(daily_page.render(document).decode())
 
 
 def _words(document: dict[str, Any]) -> str:
-    return re.sub(r"\s+", " ", "".join(_read(document).text))
+    return _read(document).words.replace("\u202f", " ")
 
 
 def test_the_same_document_gives_the_same_bytes_in_any_member_order(
@@ -147,8 +118,8 @@ def test_the_page_says_who_answered_what_was_kept_out_of_whom_and_where_to_read_
     words = _words(document)
     assert "no source has a bar of KO." in words
     assert "2 of 3 sources answered, not alpha_vantage; 1 of their rows had no vote." in words
-    assert "XOMyahoonot_above(close_usd, high_usd)" in words
-    assert "RRCiexprice spike (warning)" in words
+    assert "XOM yahoo not_above(close_usd, high_usd)" in words
+    assert "RRC iex price spike (warning)" in words
     assert "2 alarms of 5 findings" in words
     assert "reports/integrity_20221228.html" in words
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 from datetime import date, timedelta
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import pytest
 from marketlake.domain.reporting import integrity_page
 from marketlake.errors import ContractViolation
 
+from tests.domain.reporting.html_page import Page
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-_VOID = {"meta", "br"}
 _THIN_SPACE, _MINUS, _DASH = "\u202f", "\u2212", "\u2013"
 
 SESSION = date(2022, 12, 22)
@@ -298,36 +298,8 @@ def comparison() -> dict[str, Any]:
     }
 
 
-class _Page(HTMLParser):
-    """Collects text and attributes, and fails on tags that are not closed in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += attrs
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        # A cell's text must not run into the next one's.
-        self.text.append(" " if tag in {"td", "th", "tr", "h1", "h2", "p", "div", "li"} else "")
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text.append(data)
-
-
 def _words(report: dict[str, Any], comparison: dict[str, Any]) -> str:
-    page = _Page(integrity_page.render(report, comparison))
-    return re.sub(r"[^\S\u202f]+", " ", "".join(page.text))
+    return Page(integrity_page.render(report, comparison)).words
 
 
 def _sound(report: dict[str, Any], comparison: dict[str, Any]) -> None:
@@ -374,7 +346,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(
     report: dict[str, Any], comparison: dict[str, Any]
 ) -> None:
     text = integrity_page.render(report, comparison)
-    names = {name for name, _ in _Page(text).attributes}
+    names = {name for name, _ in Page(text).attributes}
     assert names.isdisjoint({"src", "href", "srcset", "action", "onload", "onclick"})
     assert "<script" not in text
     assert not re.search(r"https?:|@import|url\(", text)
@@ -402,7 +374,7 @@ def test_every_text_from_the_documents_is_escaped(
     poisoned[0]["anomalies"] = {"<img src=x>": {"findings": 1, "alarms": 0}}
     text = integrity_page.render(*poisoned)
     assert "<img" not in text
-    page = _Page(text)
+    page = Page(text)
     assert {name for name, _ in page.attributes}.isdisjoint({"src", "onerror"})
     assert text.count("&lt;img") > 50
 

@@ -16,13 +16,14 @@ from marketlake.domain.forecasting.signals import (
     promotion_row,
 )
 from marketlake.domain.forecasting.training import NAMES as CHANNELS
-from marketlake.domain.forecasting.training import Inputs, train
+from marketlake.domain.forecasting.training import Inputs, Training, train
 
 __all__ = [
     "CHANNELS",
     "PROFILES",
     "Inputs",
     "Predictor",
+    "Training",
     "accuracy_rows",
     "champion_row",
     "labels",

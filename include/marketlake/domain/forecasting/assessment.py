@@ -8,7 +8,7 @@ does not belong: reading or writing, and which session's features these are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +38,7 @@ from marketlake.domain.forecasting.ensemble import (
 from marketlake.domain.forecasting.fitted import Fitted, Positions
 from marketlake.domain.forecasting.portfolio import portfolio
 from marketlake.domain.forecasting.selection import backtest_overfitting, deflated_sharpe
+from marketlake.domain.forecasting.tuning import tune
 from marketlake.domain.forecasting.validation import LabelSpans, Split, walk_forward_splits
 from marketlake.domain.prices import Floats
 from marketlake.errors import LookaheadError
@@ -47,7 +48,10 @@ KEY = ["session", "symbol"]
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is trained: models with their parameters, seeds, folds, lags of the LSTM."""
+    """How much is trained: models with their parameters, seeds, folds, lags of the LSTM.
+
+    ``tuned`` has the number of configurations that are tried of a model; the others keep theirs.
+    """
 
     name: str
     models: Mapping[str, Mapping[str, Any]]
@@ -55,6 +59,7 @@ class Profile:
     folds: int
     lags: int
     channels: tuple[str, ...] = ()
+    tuned: Mapping[str, int] = field(default_factory=dict)
 
 
 QUICK = Profile(
@@ -87,6 +92,7 @@ FULL = Profile(
     seeds=(7, 8, 9, 10, 11),
     folds=6,
     lags=10,
+    tuned={"lightgbm": 20, "xgboost": 10},
 )
 PROFILES: Mapping[str, Profile] = MappingProxyType({one.name: one for one in (QUICK, FULL)})
 
@@ -305,6 +311,7 @@ def joined_by_time(
 class Trained:
     """What predicts, the report on it, and the out-of-fold scores behind the report.
 
+    ``profile`` has the parameters that tuning chose.
     ``scored`` has ``model``, ``fold``, ``session``, ``symbol``, ``label_return`` and
     ``probability``: P(up), of the ensemble before calibration, on the rows of all folds but the
     first, which only teaches.
@@ -315,6 +322,7 @@ class Trained:
     validator: Fitted[Validator]
     report: dict[str, Any]
     scored: pl.DataFrame
+    profile: Profile
 
 
 def train_ensemble(
@@ -355,6 +363,10 @@ def train_ensemble(
     names = list(profile.models)
     splits = walk_forward_splits(panel.spans, folds=profile.folds, embargo=embargo)
     progress(f"{len(names)} models, {len(splits)} folds, {len(panel.rows)} rows")
+    profile, tried = _tuned(panel, splits[0].train, profile=profile, embargo=embargo)
+    earlier_trials += len(tried)
+    if tried:
+        progress(f"tuned, {len(tried)} trials")
     probabilities = out_of_fold(panel, splits, profile=profile)
     progress("out of fold done")
     joined = joined_by_time(panel, splits, probabilities, profile=profile)
@@ -389,6 +401,7 @@ def train_ensemble(
         ),
         "seeds": list(profile.seeds),
         "trials": earlier_trials + len(names) + 1,
+        "tuning": tried,
         "models": _model_figures(
             panel, names, splits, probabilities, joined, regimes, horizon, seed
         ),
@@ -413,7 +426,30 @@ def train_ensemble(
         validator,
         report,
         _out_of_fold_scores(panel, names, probabilities, joined),
+        profile,
     )
+
+
+def _tuned(
+    panel: Panel, at: Positions, *, profile: Profile, embargo: int
+) -> tuple[Profile, list[dict[str, Any]]]:
+    """Return the profile with the parameters that tuning chose, and every trial."""
+    models, tried = dict(profile.models), []
+    for name, trials in profile.tuned.items():
+        found = tune(
+            name,
+            models[name],
+            samples=panel.samples,
+            y=panel.y,
+            spans=panel.spans,
+            at=at,
+            trials=trials,
+            embargo=embargo,
+            seed=profile.seeds[0],
+        )
+        models[name] = found.parameters
+        tried += found.trials
+    return replace(profile, models=models), tried
 
 
 def _out_of_fold_scores(

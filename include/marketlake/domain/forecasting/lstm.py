@@ -1,8 +1,9 @@
-"""A small LSTM in Keras 3 on JAX's CPU: the same seed and rows give the same weights.
+"""A small LSTM, trained in Keras 3 on JAX's CPU: the same seed and rows give the same weights.
 
 Keras reads its backend once, from the environment, when it is first imported; it is imported only
-inside the functions here. A file that was written is Keras's own archive with its dates fixed, and
-is read in Keras's safe mode, which runs no code from it.
+to train, which takes seconds. Forecasting is a page of NumPy on the learnt weights, so that a daily
+task needs neither Keras nor JAX, and a row's sum never depends on its company. A file that was
+written is Keras's own archive with its dates fixed; only its numbers are read from it.
 """
 
 from __future__ import annotations
@@ -42,17 +43,29 @@ PARAMETERS: Mapping[str, Any] = MappingProxyType(
         "clip": 5.0,
     }
 )
-_SCALER = "scaler.json"
-_PREDICT_ROWS = 1024
-"""Rows a call: every call has this shape, so that a row's sum never depends on its company."""
+_SCALER, _CONFIG, _WEIGHTS = "scaler.json", "config.json", "model.weights.h5"
+_LAYERS = ["InputLayer", "LSTM", "Dropout", "Dense"]
+_PLACES = {
+    "kernel": "layers/lstm/cell/vars/0",
+    "recurrent": "layers/lstm/cell/vars/1",
+    "bias": "layers/lstm/cell/vars/2",
+    "up": "layers/dense/vars/0",
+    "up_bias": "layers/dense/vars/1",
+}
+"""Where Keras's archive keeps each array (gates in the order input, forget, cell, output)."""
 
 
 @dataclass(frozen=True)
 class LstmModel:
-    """A Keras model with the scaler of its channels."""
+    """Learnt weights with the scaler of their channels, and Keras's archive of both.
+
+    ``weights`` has ``kernel`` [n_channels, 4 n_units], ``recurrent`` [n_units, 4 n_units], ``bias``
+    [4 n_units], ``up`` [n_units, 1] and ``up_bias`` [1].
+    """
 
     scaler: Scaler
-    network: Any
+    weights: Mapping[str, Floats]
+    archive: bytes
 
 
 def _keras() -> Any:
@@ -101,12 +114,6 @@ def _trainer(lags: int, channels: int, parameters: str) -> tuple[Any, list[Any]]
     return network, [variable.numpy() for variable in network.optimizer.variables]
 
 
-@lru_cache(maxsize=8)
-def _scorer(config: str) -> Any:
-    """Return a network to predict with, one a configuration, whose weights are set for each use."""
-    return _keras().Sequential.from_config(json.loads(config))
-
-
 def fit(
     samples: Samples, y: npt.NDArray[np.int64], *, seed: int, parameters: Mapping[str, Any]
 ) -> LstmModel:
@@ -135,60 +142,78 @@ def fit(
             verbose=0,
         )
     # What is kept is the bare network with what was learnt: no optimiser and no loss.
-    bare = _keras().Sequential.from_config(fresh.get_config())
-    bare.set_weights(network.get_weights())
-    return LstmModel(scaler, bare)
+    fresh.set_weights(network.get_weights())
+    return load(_archive(fresh, scaler))
 
 
 def probability(model: LstmModel, samples: Samples) -> Floats:
-    """Return P(1), [n_rows]."""
-    network = _scorer(json.dumps(model.network.get_config(), default=str, sort_keys=True))
-    network.set_weights(model.network.get_weights())
-    Z = model.scaler.apply(samples.sequence).astype(np.float32)
-    padded = np.zeros((-(-len(Z) // _PREDICT_ROWS) * _PREDICT_ROWS, *Z.shape[1:]), np.float32)
-    padded[: len(Z)] = Z
-    scores = [
-        np.asarray(network.predict_on_batch(padded[at : at + _PREDICT_ROWS]))[:, 0]
-        for at in range(0, len(padded), _PREDICT_ROWS)
-    ]
-    return np.concatenate([np.empty(0), *scores])[: len(Z)].astype(np.float64)
+    """Return P(1), [n_rows]: the network's forward pass, in float64."""
+    from scipy.special import expit
+
+    Z, weights = model.scaler.apply(samples.sequence), model.weights
+    units = len(weights["recurrent"])
+    hidden = cell = np.zeros((len(Z), units))
+    # einsum, not BLAS: the same sums for a row whatever rows stand beside it.
+    for lag in range(Z.shape[1]):
+        gates = (
+            np.einsum("nc,cg->ng", Z[:, lag], weights["kernel"])
+            + np.einsum("nu,ug->ng", hidden, weights["recurrent"])
+            + weights["bias"]
+        )
+        given, kept, candidate, shown = np.split(gates, 4, axis=1)
+        cell = expit(kept) * cell + expit(given) * np.tanh(candidate)
+        hidden = expit(shown) * np.tanh(cell)
+    logit = np.einsum("nu,u->n", hidden, weights["up"][:, 0]) + weights["up_bias"][0]
+    return np.asarray(expit(logit), dtype=np.float64)
 
 
 def dump(model: LstmModel) -> bytes:
-    """Return Keras's archive with the scaler in it, members by name, dates fixed."""
+    """Return Keras's archive with the scaler in it."""
+    return model.archive
+
+
+def load(content: bytes) -> LstmModel:
+    """Return the model of :func:`dump`'s bytes; numbers are all that is read.
+
+    Raises
+    ------
+    ValueError
+        When its layers are not those that are trained here.
+    """
+    import h5py
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        state = json.loads(archive.read(_SCALER))
+        layers = [
+            layer["class_name"] for layer in json.loads(archive.read(_CONFIG))["config"]["layers"]
+        ]
+        stored = io.BytesIO(archive.read(_WEIGHTS))
+    if layers != _LAYERS:
+        raise ValueError(f"layers {layers}, not {_LAYERS}")
+    with h5py.File(stored, "r") as file:
+        weights = {name: np.asarray(file[place], np.float64) for name, place in _PLACES.items()}
+    scaler = Scaler(np.array(state["means"]), np.array(state["scales"]), state["clip"])
+    return LstmModel(scaler, weights, content)
+
+
+def _archive(network: Any, scaler: Scaler) -> bytes:
+    """Return Keras's archive of a network with its scaler, members by name, dates fixed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        model.network.save(file)
+        network.save(file)
         with zipfile.ZipFile(file) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
     # Keras names shared objects by their address in memory, and says when it saved.
     addresses: dict[str, str] = {}
-    members["config.json"] = re.sub(
+    members[_CONFIG] = re.sub(
         r'(?<="shared_object_id": )\d+',
         lambda found: addresses.setdefault(found[0], str(len(addresses) + 1)),
-        members["config.json"].decode(),
+        members[_CONFIG].decode(),
     ).encode()
     about = json.loads(members["metadata.json"])
     about["date_saved"] = "1980-01-01@00:00:00"
     members["metadata.json"] = json.dumps(about, sort_keys=True).encode()
     members[_SCALER] = json.dumps(
-        {
-            "means": model.scaler.means.tolist(),
-            "scales": model.scaler.scales.tolist(),
-            "clip": model.scaler.clip,
-        }
+        {"means": scaler.means.tolist(), "scales": scaler.scales.tolist(), "clip": scaler.clip}
     ).encode()
     return archived(members)
-
-
-def load(content: bytes) -> LstmModel:
-    """Return the model of :func:`dump`'s bytes."""
-    keras = _keras()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        state = json.loads(archive.read(_SCALER))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.keras"
-        file.write_bytes(content)
-        network = keras.saving.load_model(file, compile=False, safe_mode=True)
-    scaler = Scaler(np.array(state["means"]), np.array(state["scales"]), state["clip"])
-    return LstmModel(scaler, network)

@@ -50,7 +50,7 @@ def promotion_row(document: Document, *, model_sha256: str, calendar_next: date)
             where="promotion",
             todo="pass the session after the training's as_of",
         )
-    checks = gate.judge(document["report"])
+    checks = document["gate"]
     figure = document["validation"]["metrics"][ENSEMBLE]["rank_ic"]
     return {
         "as_of": as_of,

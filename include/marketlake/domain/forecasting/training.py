@@ -16,7 +16,7 @@ import polars as pl
 
 from marketlake.contracts.factors import CLOSE_ONLY, FACTORS
 from marketlake.contracts.features import FEATURES
-from marketlake.domain.forecasting import metrics
+from marketlake.domain.forecasting import gate, metrics
 from marketlake.domain.forecasting.assessment import (
     KEY,
     Panel,
@@ -155,8 +155,8 @@ def train(
                 "simulated": simulated,
             },
             "features": list(names),
-            "validation": _validation(known, trained, profile=chosen, horizon=horizon),
-            "models": _models(known, trained, profile=chosen, horizon=horizon),
+            "validation": _validation(known, trained, horizon=horizon),
+            "models": _models(known, trained, horizon=horizon),
             "files": [
                 {
                     "name": name,
@@ -166,6 +166,7 @@ def train(
                 for name in sorted(files)
             ],
             "report": trained.report,
+            "gate": gate.judge(trained.report),
             "trials": trained.report["trials"],
             "caveats": [*_caveats(simulated=simulated), *caveats],
         },
@@ -242,9 +243,7 @@ def _scored(panel: Panel, trained: Trained) -> dict[str, pl.DataFrame]:
     }
 
 
-def _validation(
-    panel: Panel, trained: Trained, *, profile: Profile, horizon: int
-) -> dict[str, Any]:
+def _validation(panel: Panel, trained: Trained, *, horizon: int) -> dict[str, Any]:
     scored = _scored(panel, trained)
     days = panel.spans.sessions
     return {
@@ -264,7 +263,8 @@ def _validation(
                 "test_last": days[int(panel.spans.start[split.test].max())].isoformat(),
             }
             for number, split in enumerate(
-                walk_forward_splits(panel.spans, folds=profile.folds, embargo=horizon), start=1
+                walk_forward_splits(panel.spans, folds=trained.profile.folds, embargo=horizon),
+                start=1,
             )
         ],
         "base_rate": metrics.base_rate(scored[ENSEMBLE], horizon=horizon),
@@ -272,8 +272,8 @@ def _validation(
     }
 
 
-def _models(panel: Panel, trained: Trained, *, profile: Profile, horizon: int) -> dict[str, Any]:
-    ensemble = trained.ensemble.value
+def _models(panel: Panel, trained: Trained, *, horizon: int) -> dict[str, Any]:
+    ensemble, profile = trained.ensemble.value, trained.profile
     weights = trained.report["weights"]
     members = {
         name: {

@@ -102,6 +102,64 @@ def line_chart(
     )
 
 
+def line_of_intervals(
+    points: Sequence[tuple[float, float, float, float]],
+    *,
+    label: str,
+    format_tick: Callable[[float], str],
+    reference: float,
+) -> str:
+    """Return values over shares of a whole, each with its interval, and a reference line.
+
+    Parameters
+    ----------
+    points
+        (share, value, low, high), at least one; shares from 0 to 1, ascending; finite.
+    label
+        What a screen reader says for the picture.
+    reference
+        Value of the dashed line, included in the scale.
+    """
+    low = min(reference, *(point[2] for point in points))
+    high = max(reference, *(point[3] for point in points))
+    pad = (high - low) * 0.08 or 1.0
+    low, high = low - pad, high + pad
+
+    def down(value: float) -> float:
+        return (high - value) / (high - low) * _HEIGHT
+
+    shapes, marks = [], []
+    for tick in nice_ticks(low, high):
+        y = down(tick)
+        shapes.append(f'<line x1="0" x2="1000" y1="{y:.2f}" y2="{y:.2f}" class="grid"/>')
+        marks.append(
+            f'<span class="y" style="top:{y / _HEIGHT * 100:.2f}%">'
+            f"{escape(format_tick(tick))}</span>"
+        )
+    marks += [
+        f'<span class="x" style="left:{quarter}%">{quarter} %</span>'
+        for quarter in (0, 25, 50, 75, 100)
+    ]
+    for share, value, lower, upper in points:
+        x = share * _WIDTH
+        shapes.append(
+            f'<line x1="{x:.2f}" x2="{x:.2f}" y1="{down(upper):.2f}" y2="{down(lower):.2f}" '
+            'class="range"/>'
+        )
+        marks.append(
+            f'<i class="dot" style="left:{100 * share:.2f}%;'
+            f'top:{down(value) / _HEIGHT * 100:.2f}%"></i>'
+        )
+    at = f"{down(reference):.2f}"
+    line = " ".join(f"{share * _WIDTH:.2f},{down(value):.2f}" for share, value, _, _ in points)
+    return (
+        f'<div class="chart"><svg viewBox="0 0 1000 200" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(label)}">{"".join(shapes)}'
+        f'<line x1="0" x2="1000" y1="{at}" y2="{at}" class="base dashed"/>'
+        f'<polyline class="line book" points="{line}"/></svg>{"".join(marks)}</div>'
+    )
+
+
 def interval(
     value: float, low: float, high: float, *, reference: float, within: tuple[float, float]
 ) -> str:
