@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from marketlake.calendars import Calendar
@@ -18,6 +19,7 @@ from marketlake.contracts.catalog import (
     CORE_SIGNALS_SIGNAL,
     OUT_RISK_ANALYSIS_PORTFOLIO_RISK,
 )
+from marketlake.domain import features
 from marketlake.errors import GateFailed
 from marketlake.settings import Settings
 from marketlake.storage import dbt_project
@@ -28,6 +30,7 @@ LAST_THREE = Calendar.of("XNYS").window(LAST, 3)
 FACTS = (
     "fct_daily_return",
     "fct_symbol_liquidity",
+    "fct_symbol_volatility",
     "fct_sector_daily",
     "fct_source_disagreement",
 )
@@ -112,6 +115,37 @@ def test_liquidity_is_what_pandas_rolls(built: Warehouse, market: Any) -> None:
     ):
         found = wide(table, column)[dollars.columns]
         np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-9)
+
+
+def test_dbt_and_the_feature_engine_agree_where_they_overlap(
+    built: Warehouse, market: Any
+) -> None:
+    sessions = sorted(market.bars["session"].unique())
+    first = sessions[-500]
+    bars = pl.from_pandas(market.bars).with_columns(pl.col("session").cast(pl.Date))
+    actions = pl.from_pandas(market.actions).with_columns(pl.col("session").cast(pl.Date))
+    symbols = sorted(set(market.bars["symbol"]) - {"^GSPC"})
+    given = {"bars": bars, "actions": actions, "sessions": sessions, "symbols": symbols}
+    computed = features.compute_features(**given, benchmark="^GSPC", first_output=first)
+    members = computed.select("session", "symbol")
+    factors = features.compute_factors(**given, first_output=first, members=members)
+    engine = computed.join(factors, on=["session", "symbol"]).to_pandas()
+    engine["session"] = pd.to_datetime(engine["session"]).dt.date
+    engine["dollars_20d"] = 10.0 ** engine["log_dollar_volume_20d"]
+    volatility = frame_of(built, "fct_symbol_volatility")
+    liquidity = frame_of(built, "fct_symbol_liquidity")
+    # Factors are float32.
+    for mart, column, own, tolerance in (
+        (volatility, "total_return", "return_1d", 1e-9),
+        (volatility, "volatility_20d", "volatility_20d", 1e-9),
+        (volatility, "volatility_60d", "volatility_60d", 1e-9),
+        (liquidity, "average_dollar_volume_20d_usd", "dollars_20d", 1e-5),
+        (liquidity, "amihud_illiquidity_20d_per_musd", "amihud_illiquidity_20d", 1e-5),
+    ):
+        by_engine = wide(engine, own)
+        by_dbt = wide(mart, column).loc[by_engine.index, by_engine.columns]
+        np.testing.assert_allclose(by_dbt, by_engine, rtol=tolerance, atol=1e-12, err_msg=column)
+        assert by_engine.notna().to_numpy().mean() > 0.99
 
 
 def test_sectors_are_equal_weights_of_their_members(built: Warehouse, market: Any) -> None:

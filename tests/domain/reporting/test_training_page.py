@@ -311,12 +311,12 @@ def test_every_model_has_its_figures_with_intervals_and_its_weight(
 ) -> None:
     words = _words(document)
     assert (
-        f"linear 37.5 % 35{_THIN_SPACE}920 51.4 50.4 to 52.4 51.3 50.4 to 52.2 "
+        f"linear weight 37.5 % n = 35{_THIN_SPACE}920 51.4 50.4 to 52.4 51.3 50.4 to 52.2 "
         f"+0.024 +0.004 to +0.044 0.2497 0.2493 to 0.2501 0.0123 "
         f"+0.013 {_MINUS}0.012 to +0.038 {_MINUS}0.011 {_MINUS}0.037 to +0.015 "
         f"+0.033 {_MINUS}0.047 to +0.113 {_MINUS}0.040 {_MINUS}0.130 to +0.050"
     ) in words
-    assert re.search(r"linear 37\.5 %.* xgboost 62\.5 %.* ensemble \u2013 35", words)
+    assert re.search(r"linear weight 37\.5 %.* xgboost weight 62\.5 %.* ensemble n = 35", words)
     assert "linear 49.9 % 48.7 to 51.0" in words
     assert "ensemble 49.1 % 47.9 to 50.2" in words
 

@@ -30,7 +30,6 @@ from marketlake.domain.reporting.page_style import STYLE
 from marketlake.errors import ContractViolation
 
 _ENSEMBLE = "ensemble"
-_KEY = '<i class="key"></i>'
 _MOST_IMPORTANT, _MOST_DRIFTED = 20, 15
 _SOME_DRIFT, _MUCH_DRIFT = 0.1, 0.25
 _NULLS = {
@@ -48,6 +47,9 @@ _STYLE = (
 td small{display:block;font-size:12px;line-height:1.25;color:var(--soft)}
 tbody th small{display:block;font-size:12px;line-height:1.25;font-weight:400;color:var(--soft)}
 section>p:last-child{margin-bottom:0}
+.models thead th,tbody th{white-space:normal}
+.wide .whisker{min-width:120px}
+.chart{margin-bottom:38px}
 .chart .dashed{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:6 5;opacity:.7}
 .chart .range{stroke:var(--blue);stroke-width:6;opacity:.35}
 .chart .dot{position:absolute;width:9px;height:9px;margin:-4.5px 0 0 -4.5px;border-radius:50%;
@@ -204,15 +206,15 @@ def _tiles(ensemble: Mapping[str, Any], sharpe: Mapping[str, Any]) -> str:
         + tile(
             "Accuracy of the ensemble, out of fold",
             f"{number(100 * accuracy['value'], 1)} <small>%</small>",
-            f"95 % interval {_between(accuracy, 1, scale=100)} % · {_KEY}base rate "
-            f"{percent(base_rate)} · n = {number(n, 0)} · above the mean "
+            f"95 % interval {_between(accuracy, 1, scale=100)} % · "
+            f"{_mark(f'base rate {percent(base_rate)}')} · n = {number(n, 0)} · above the mean "
             f"forecast on {percent(ensemble['share_forecast_up'])} of rows",
             _whisker(accuracy, reference=base_rate, reach=0.02),
         )
         + tile(
             "Rank IC of the ensemble, out of fold",
             number(rank_ic["value"], 3, signed=True),
-            f"95 % interval {_between(rank_ic, 3, signed=True)} · {_KEY}chance is 0 · "
+            f"95 % interval {_between(rank_ic, 3, signed=True)} · {_mark('chance is 0')} · "
             f"n = {plural(ensemble['sessions'], 'session')}",
             _whisker(rank_ic, reference=0.0, reach=0.02),
         )
@@ -232,6 +234,11 @@ def _tiles(ensemble: Mapping[str, Any], sharpe: Mapping[str, Any]) -> str:
         )
         + "</section>"
     )
+
+
+def _mark(of: str) -> str:
+    """Return what the tick of a whisker stands for, with the tick."""
+    return f'<span class="nobr"><i class="key"></i>{of}</span>'
 
 
 def _between(
@@ -329,7 +336,7 @@ def _nulls(panel: Mapping[str, Any]) -> str:
         ("Run", ""),
         ("Must show", "wide"),
         ("Rank IC", "n"),
-        ("99.9 % interval", "n wide"),
+        ("99.9 % interval", "n"),
         (f"{MINUS}1 {DASH} 1", "scale wide"),
         ("", "n"),
     )
@@ -337,7 +344,7 @@ def _nulls(panel: Mapping[str, Any]) -> str:
         "<section><h2>Null panel: is anything found where nothing is?</h2>"
         '<p class="note">The same walk-forward, three times on inputs whose answer is known. '
         f"Clean: <b>{'yes' if panel['clean'] else 'no'}</b>. "
-        f"{_KEY}0.</p>{table(head, rows)}</section>"
+        f"{_mark('chance is 0')}.</p>{table(head, rows)}</section>"
     )
 
 
@@ -357,9 +364,7 @@ def _models(models: Mapping[str, Any], weights: Mapping[str, float]) -> str:
 
     rows = [
         (
-            escape(name),
-            DASH if name == _ENSEMBLE else percent(weights[name]),
-            number(of["n"], 0),
+            escape(name) + _weight(name, weights) + f" <small>n = {number(of['n'], 0)}</small>",
             cell(of["accuracy"], 1, scale=100),
             cell(of["balanced_accuracy"], 1, scale=100),
             cell(of["mcc"], 3, signed=True),
@@ -374,10 +379,8 @@ def _models(models: Mapping[str, Any], weights: Mapping[str, float]) -> str:
     ]
     head = (
         ("Model", ""),
-        ("Weight", "n"),
-        ("n", "n"),
-        ("Accuracy, %", "n"),
-        ("Balanced, %", "n"),
+        ("Accuracy,&nbsp;%", "n"),
+        ("Balanced accuracy,&nbsp;%", "n"),
         ("MCC", "n"),
         ("Brier", "n"),
         ("ECE", "n"),
@@ -387,13 +390,17 @@ def _models(models: Mapping[str, Any], weights: Mapping[str, float]) -> str:
         ("Rank ICIR", "n"),
     )
     return (
-        '<section><h2>Models and their vote, out of fold</h2><p class="note">Under each figure its '
-        "95 % interval: a bootstrap that draws blocks of whole sessions. Base rate "
-        f"{percent(models[_ENSEMBLE]['base_rate'])}: the more frequent direction. No skill: "
+        '<section class="models"><h2>Models and their vote, out of fold</h2><p class="note">Under '
+        "each figure its 95 % interval: a bootstrap that draws blocks of whole sessions. Base "
+        f"rate {percent(models[_ENSEMBLE]['base_rate'])}: the more frequent direction. No skill: "
         "balanced accuracy 50 %, MCC and all IC figures 0, Brier score of a coin 0.2500. ICIR: "
         "mean over standard deviation of a session's IC, not annualised. ECE: expected calibration "
         f"error.</p>{table(head, rows)}</section>"
     )
+
+
+def _weight(name: str, weights: Mapping[str, float]) -> str:
+    return "" if name == _ENSEMBLE else f" <small>weight {percent(weights[name])}</small>"
 
 
 def _coverage(ensemble: Mapping[str, Any]) -> str:
@@ -450,7 +457,7 @@ def _signals(validation: Mapping[str, Any]) -> str:
     return (
         '<section><h2>Hit rate of the signals</h2><p class="note">A signal takes its side from '
         "the score less its session's mean, so this is not the accuracy above. "
-        f"{_KEY}base rate {percent(base_rate['value'])} "
+        f"{_mark('base rate ' + percent(base_rate['value']))} "
         f"({_between(base_rate, 1, scale=100)}), n = {number(base_rate['n'], 0)}; 95 % intervals "
         f"count {number(base_rate['n_independent'], 0)} without overlap.</p>"
         f"{table(head, rows)}</section>"
@@ -490,8 +497,8 @@ def _group(by: str, groups: Mapping[str, Mapping[str, Any]], base_rate: float) -
     )
     return (
         f'<section><h2>Ensemble by {by.lower()}</h2><p class="note">Without intervals: the '
-        f"document has none here. {_KEY}base rate of all rows, {percent(base_rate)}; MCC allows "
-        f"for each group's own.</p>{table(head, rows)}</section>"
+        f"document has none here. {_mark('base rate of all rows,')} {percent(base_rate)}; MCC "
+        f"allows for each group's own.</p>{table(head, rows)}</section>"
     )
 
 
@@ -534,9 +541,9 @@ def _portfolios(portfolio: Mapping[str, Any]) -> str:
         f'<p class="note">The {percent(portfolio["share"], 0)} of names that the ensemble ranks '
         "highest, and in the long-short one the lowest as well; each session's choice is held "
         f"{plural(portfolio['holding_sessions'], 'session')}; {escape(span['first_session'])} "
-        f"to {escape(span['last_session'])}. Under each figure its 95 % interval; {_KEY}0. The "
-        "long-only portfolio earns what the market earns, too: only the long-short one is about "
-        f"skill.</p>{table(head, rows)}</section>"
+        f"to {escape(span['last_session'])}. Under each figure its 95 % interval; {_mark('0')}. "
+        "The long-only portfolio earns what the market earns, too: only the long-short one is "
+        f"about skill.</p>{table(head, rows)}</section>"
     )
 
 
@@ -605,7 +612,7 @@ def _folds(validation: Mapping[str, Any]) -> str:
     head = (("Fold", ""), ("Rows trained on", "n"), ("Known by", ""), ("Tested", ""))
     return (
         '<section><h2>Folds</h2><p class="note">'
-        f"{escape(validation['scheme'])}. Embargo: "
+        f"{escape(validation['scheme'][:1].upper() + validation['scheme'][1:])}. Embargo: "
         f"{plural(validation['embargo_sessions'], 'session')}.</p>"
         f"{table(head, rows)}</section>"
     )
