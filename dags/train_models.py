@@ -1,8 +1,9 @@
 """Train the ensemble on what was known at a session, and put it to the gate.
 
-Cross-validation walks forward and is purged by label interval; a null panel runs every time. What
-passes the gate predicts from the first session after the cutoff; trained in retrospect, it is
-flagged so. What does not pass predicts only where nothing that passed is there.
+On demand; for a live market also on the first of every month. Cross-validation walks forward and is
+purged by label interval; a null panel runs every time. What passes the gate predicts from the first
+session after the cutoff; trained in retrospect, it is flagged so. What does not pass predicts only
+where nothing that passed is there.
 
 **Triage**
 
@@ -13,10 +14,11 @@ flagged so. What does not pass predicts only where nothing that passed is there.
 - The promotion says `passed_gate = false`: its reason names each check that failed, with its value.
 """
 
-from airflow.sdk import Param, dag, task
+from airflow.sdk import CronTriggerTimetable, Param, dag, task
 from marketlake.orchestration.retries import task_defaults
 from marketlake.orchestration.style import OWNER_RESEARCH, Tag
 from marketlake.orchestration.tasks import Json, date_param, optional_session, run_step, text_param
+from marketlake.settings import current_settings
 
 AS_OF = optional_session(
     "As of",
@@ -30,9 +32,12 @@ PROFILE = Param(
     description="How much is trained. Empty: as the settings say (`models.profile`).",
 )
 
+# Not at once: the platform's first run trains by itself, after the history is there.
+MONTHLY = CronTriggerTimetable("0 6 1 * *", timezone="UTC", run_immediately=False)
+
 
 @dag(
-    schedule=None,
+    schedule=None if current_settings().market.last_session else MONTHLY,
     catchup=False,
     max_active_runs=1,
     params={"as_of": AS_OF, "profile": PROFILE},

@@ -303,8 +303,9 @@ class GateSettings(_Section):
 class ModelSettings(_Section):
     """Training and validation.
 
-    ``profile`` is how much is trained: ``quick`` one small model of each kind, ``full`` larger ones
-    of five seeds. ``cost_bps`` is what a traded dollar pays in the portfolios of the report.
+    ``profile`` is how much is trained: ``quick`` one small model of each kind on five years,
+    ``full`` larger ones of five seeds on everything from ``train_from`` on. ``cost_bps`` is what a
+    traded dollar pays in the portfolios of the report.
     """
 
     horizon_sessions: int = Field(default=5, ge=1)

@@ -20,10 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-snapshot", action="store_true", help="rewrite snapshot.json")
 
 
-@pytest.fixture(scope="session")
-def parsed_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def parse(folder: Path, **settings: str) -> dict[str, Any]:
     """Return file name -> what parsing it gave (see ``describe_dags.py``)."""
-    home = tmp_path_factory.mktemp("airflow")
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -33,13 +31,14 @@ def parsed_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [sys.executable, Path(__file__).with_name("describe_dags.py"), DAGS],
         env={
             **inherited,
-            "AIRFLOW_HOME": str(home),
+            "AIRFLOW_HOME": str(folder),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
-            "MARKETLAKE_HOME": str(home),
+            "MARKETLAKE_HOME": str(folder),
             "MARKETLAKE_ENV_FILE": os.devnull,
             "PYTHONPATH": str(PROJECT_ROOT / "include"),
+            **settings,
         },
         capture_output=True,
         text=True,
@@ -49,6 +48,12 @@ def parsed_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert answer.returncode == 0, answer.stderr
     described: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return described
+
+
+@pytest.fixture(scope="session")
+def parsed_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return file name -> what parsing it gave, with the packaged market's settings."""
+    return parse(tmp_path_factory.mktemp("airflow"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from marketlake.orchestration.style import TAG_FAMILIES, Tag
 from marketlake.services.platform.airflow import POOLS
 from marketlake.settings import PROJECT_ROOT, MarketSettings
 
+from tests.dags.conftest import parse
+
 FILES = sorted((PROJECT_ROOT / "dags").glob("*.py"))
 CHAIN = [
     "ingest_market_data",
@@ -239,6 +241,15 @@ def test_an_on_demand_dag_takes_dates_or_choices_emits_nothing_and_runs_alone(da
         assert schema["description"]
     assert not any(task["outlets"] for task in dag["tasks"].values())
     assert dag["max_active_runs"] == 1
+
+
+def test_a_live_market_trains_on_the_first_of_every_month_and_not_at_once(tmp_path):
+    live = parse(tmp_path, MARKETLAKE_MODE="live")
+    schedule = live["train_models.py"]["dags"]["train_models"]["schedule"]
+
+    assert schedule["timetable"] == "CronTriggerTimetable"
+    assert schedule["expression"] == "0 6 1 * *"
+    assert schedule["run_immediately"] is False
 
 
 @pytest.mark.parametrize("dag_id", RECORDING)

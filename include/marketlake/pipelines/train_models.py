@@ -39,7 +39,9 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
     ctx.calendar.require_session(as_of)
     settings, market = ctx.settings.models, ctx.settings.market
     every = ctx.calendar.sessions(market.first_session, as_of)
+    chosen = forecasting.PROFILES[profile or settings.profile]
     used = [session for session in every if session >= settings.train_from]
+    used = used[-(chosen.history_sessions or len(used)) :]
     # Factors of the first session look back further than the labels.
     sessions = every[features.sessions_needed(every, used[0]) :] if used else every
     bars, actions, bar_refs = ctx.known_bars(sessions, as_of=as_of)
@@ -56,7 +58,7 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
         as_of=as_of,
         sessions=sessions,
         horizon=settings.horizon_sessions,
-        profile=forecasting.PROFILES[profile or settings.profile],
+        profile=chosen,
         seed=settings.seed,
         cost_bps=settings.cost_bps,
         regimes=regimes.by_session(_benchmark(bars, sessions, symbol=market.benchmark)),

@@ -50,7 +50,8 @@ KEY = ["session", "symbol"]
 class Profile:
     """How much is trained: models with their parameters, seeds, folds, lags of the LSTM.
 
-    ``tuned`` has the number of configurations that are tried of a model; the others keep theirs.
+    ``history_sessions`` is how many sessions are trained on, None all there are. ``tuned`` has the
+    number of configurations that are tried of a model; the others keep theirs.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Profile:
     folds: int
     lags: int
     channels: tuple[str, ...] = ()
+    history_sessions: int | None = None
     tuned: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -79,6 +81,7 @@ QUICK = Profile(
     seeds=(7,),
     folds=4,
     lags=5,
+    history_sessions=5 * 252,
 )
 FULL = Profile(
     "full",
