@@ -291,10 +291,12 @@ def measure_stocknet(data: Recordings = RECORDINGS, save: Save = True) -> None:
 
 @app.command("walk-forward")
 def measure_walk_forward(
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick", save: Save = True
+    data: Recordings = RECORDINGS,
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    save: Save = True,
 ) -> None:
-    """The ensemble on the packaged closes, with the null panel (minutes)."""
-    _hold("walk-forward", walk_forward, lambda: walk_forward.measure(profile), save)
+    """The ensemble on two real markets, its null panels, its costs (half an hour)."""
+    _hold("walk-forward", walk_forward, lambda: walk_forward.measure(profile, data), save)
 
 
 @app.command("bootstrap")

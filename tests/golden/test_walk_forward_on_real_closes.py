@@ -16,14 +16,12 @@ from marketlake.domain import features, forecasting
 from tests.acceptance import walk_forward
 from tests.domain.market import BENCHMARK, real_market
 
-AS_OF = date(2022, 11, 30)
-
 
 @pytest.mark.slow
 def test_five_session_returns_of_twenty_large_stocks_are_not_foretold() -> None:
-    document = walk_forward.train(real_market().until(AS_OF), "quick").document
+    document = walk_forward.train(walk_forward.packaged(), "quick").document
     assert document["fit_window"]["rows"] == 59_880
-    assert document["fit_window"]["last_label_end"] == AS_OF.isoformat()
+    assert document["fit_window"]["last_label_end"] == walk_forward.AS_OF.isoformat()
     figures = {name: item["rank_ic"] for name, item in document["validation"]["metrics"].items()}
     assert figures["linear"]["value"] == pytest.approx(-0.0009, abs=2e-3)
     assert figures["lightgbm"]["value"] == pytest.approx(-0.0128, abs=4e-3)

@@ -87,7 +87,12 @@ FULL = Profile(
     "full",
     {
         "linear": {"penalty_per_row": 0.2},
-        "random_forest": {"trees": 200, "max_depth": 5, "min_rows_in_leaf": 200},
+        "random_forest": {
+            "trees": 200,
+            "max_depth": 5,
+            "min_rows_in_leaf": 200,
+            "feature_fraction": 0.1,
+        },
         "xgboost": {"max_depth": 3},
         "lightgbm": {"num_leaves": 7},
         "lstm": {},
