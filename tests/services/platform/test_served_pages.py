@@ -11,6 +11,7 @@ from marketlake.contracts.catalog import (
     OUT_DOCS_QUALITY,
     OUT_REPORTS_DAILY,
     OUT_REPORTS_INTEGRITY,
+    OUT_REPORTS_TRAINING,
 )
 from marketlake.services.platform.stack import Platform
 from marketlake.storage.lake import Lake
@@ -22,6 +23,7 @@ PLACES = {
     "/marketlake/docs/quality/": OUT_DOCS_QUALITY,
     "/marketlake/integrity/": OUT_REPORTS_INTEGRITY,
     "/marketlake/reports/": OUT_REPORTS_DAILY,
+    "/marketlake/training/": OUT_REPORTS_TRAINING,
 }
 
 
