@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -12,6 +13,7 @@ from marketlake.calendars import Calendar
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
     CORE_MARKET_DAILY_BAR,
+    CORE_MODELS_PROMOTION,
     CORE_SIGNALS_SIGNAL,
 )
 from marketlake.errors import MissingPartition
@@ -19,6 +21,7 @@ from marketlake.pipelines import (
     archive_lake,
     build_warehouse,
     daily_line,
+    predict_signals,
 )
 from marketlake.pipelines.context import RunContext, open_context
 from marketlake.readmodels.staleness import stale_artifacts, unreported_sessions
@@ -89,6 +92,20 @@ def test_another_champion_makes_the_signals_stale_and_nothing_before_them(own: S
     assert CORE_SIGNALS_SIGNAL.name in {item.contract for item in stale}
     assert CORE_FEATURES_DAILY.name not in {item.contract for item in stale}
     daily_line.run_session(own, FIRST, run_id="new-champion")
+    assert stale_artifacts(Lake(own.lake), [FIRST]) == []
+
+
+def test_a_promotion_of_before_the_ensemble_neither_predicts_nor_makes_anything_stale(
+    own: Settings,
+) -> None:
+    ctx, day = step(own, "promote", "old"), date(2022, 12, 14)
+    ruling, _, model, _ = predict_signals.champion_for(ctx, FIRST)
+    row = ruling | {"as_of": day, "effective_from": date(2022, 12, 15), "passed_gate": True}
+    partition = Partition.of_session(day)
+    ctx.publish(
+        CORE_MODELS_PROMOTION, partition, pl.DataFrame([row]), sessions=[day], parents=[model]
+    )
+    assert predict_signals.champion_for(ctx, FIRST)[0] == ruling
     assert stale_artifacts(Lake(own.lake), [FIRST]) == []
 
 

@@ -44,10 +44,11 @@ def champion_for(
     ConfigError
         When no model had been promoted by then; the message names the command that trains one.
     """
-    manifests = ctx.lake.manifests(CORE_MODELS_PROMOTION)
     rows = [
         (row, manifest)
-        for manifest in manifests
+        for manifest in ctx.lake.manifests(CORE_MODELS_PROMOTION)
+        # One of before the ensemble promoted a model that nothing can read any more.
+        if manifest.was_made_from(CORE_MODELS_FILE)
         for row in ctx.table(manifest.ref(ctx.lake.bucket)).to_dicts()
     ]
     ruling = forecasting.champion_row([row for row, _ in rows], session=session)
@@ -59,10 +60,8 @@ def champion_for(
             todo=f"marketlake train --as-of {ctx.calendar.previous(session, 10)}",
         )
     (manifest,) = (manifest for row, manifest in rows if row == ruling)
-    model, files = (
-        next(ref for ref in manifest.parents if ref.contract == contract.name)
-        for contract in (CORE_MODELS_MODEL, CORE_MODELS_FILE)
-    )
+    parents = {ref.contract: ref for ref in manifest.parents}
+    model, files = parents[CORE_MODELS_MODEL.name], parents[CORE_MODELS_FILE.name]
     return ruling, manifest.ref(ctx.lake.bucket), model, files
 
 

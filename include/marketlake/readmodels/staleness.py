@@ -20,6 +20,7 @@ from marketlake.contracts.catalog import (
     CATALOG,
     CORE_MARKET_DAILY_BAR,
     CORE_MARKET_SOURCE_BAR,
+    CORE_MODELS_FILE,
     CORE_MODELS_PROMOTION,
     CORE_QUALITY_APPLIED_REPAIR,
     OUT_REPORTS_DAILY,
@@ -201,6 +202,7 @@ class _Comparison:
             row | {"sha256": manifest.sha256}
             for key in self._partitions(CORE_MODELS_PROMOTION.name)
             if (manifest := self._published(CORE_MODELS_PROMOTION.name, key)) is not None
+            and manifest.was_made_from(CORE_MODELS_FILE)
             and isinstance(table := self._lake.read_ref(manifest.ref(self._lake.bucket)), pa.Table)
             for row in table.to_pylist()
         ]

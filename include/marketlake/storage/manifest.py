@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from marketlake.contracts import Contract
 from marketlake.errors import BadPayload
 from marketlake.storage.canonical import canonical_json
 from marketlake.types import ArtifactRef, Partition, RunIdentity
@@ -50,6 +51,10 @@ class Manifest:
     recorded_at_utc: str
     supersedes: str | None
     export_version_id: str | None = None
+
+    def was_made_from(self, contract: Contract) -> bool:
+        """Whether an artifact of the contract is among its parents."""
+        return any(parent.contract == contract.name for parent in self.parents)
 
     def ref(self, bucket: str) -> ArtifactRef:
         """Return the reference to the published bytes."""
