@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -318,16 +319,32 @@ def accept(
     save: Save = True,
 ) -> None:
     """The corpora where their data lie, a large history, the kill matrix, then the soak."""
+    steps: list[Callable[[], None]] = [
+        lambda: measure_bootstrap(save=save),
+        lambda: kill(save=save),
+        lambda: measure_soak(minutes=minutes, every=every, save=save),
+    ]
     if RECORDINGS.is_dir():
-        measure_consensus_on_faults(save=save)
-        measure_consensus_on_faults_by_wire(save=save)
-        measure_consensus_of_vendors(save=save)
-        measure_integrity(save=save)
+        corpora = (
+            measure_consensus_on_faults,
+            measure_consensus_on_faults_by_wire,
+            measure_consensus_of_vendors,
+            measure_integrity,
+            measure_stocknet,
+            measure_walk_forward,
+        )
+        steps = [*(partial(one, save=save) for one in corpora), *steps]
     else:
         typer.echo(f"no real reference data in {RECORDINGS}: the corpora are left out")
-    measure_bootstrap(save=save)
-    kill(save=save)
-    measure_soak(minutes=minutes, every=every, save=save)
+    missed = []
+    for step in steps:
+        try:
+            step()
+        except SystemExit as problem:
+            # What is missed in one does not keep the others from being measured.
+            missed.append(str(problem))
+    if missed:
+        raise SystemExit("; ".join(missed))
 
 
 def _hold(name: str, bench: ModuleType, measure: Callable[[], dict[str, Any]], save: bool) -> None:
