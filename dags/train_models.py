@@ -7,7 +7,9 @@ where nothing that passed is there.
 
 **Triage**
 
-- `train` failed with ConfigError: too little history before the cutoff; trigger `load_history`.
+- `train` failed with ConfigError: the cutoff is before `models.train_from`.
+- `train` failed with ContractViolation: too few sessions or symbols before the cutoff; trigger
+  `load_history`, or train as of a later session.
 - `train` is up for retry with MissingPartition: the message names the sessions without features.
 - `promote` failed with ContractViolation: the model document breaks its contract; the model before
   it stays champion.

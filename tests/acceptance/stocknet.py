@@ -263,9 +263,13 @@ def _scored(
     calibrated = calibration.apply(joined)
     conformal = fit_conformal(joined_known, y[seen], alpha=0.2).sets(joined)
     validator = fit_validator(
-        task.samples[name].rows(seen), joined_known, y[seen], seed=1, window=task.spans.window(seen)
+        task.samples[name].rows(seen),
+        joined_known - 0.5,
+        y[seen],
+        seed=1,
+        window=task.spans.window(seen),
     )
-    right = validator.value.right(task.samples[name].rows(test), joined)
+    right = validator.value.right(task.samples[name].rows(test), joined - 0.5)
     top = right >= np.quantile(right, 0.75)
     hits = (joined > 0.5) == (y[test] == 1)
     models = {

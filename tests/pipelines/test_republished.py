@@ -13,10 +13,11 @@ from marketlake.calendars import Calendar
 from marketlake.contracts.catalog import (
     CORE_FEATURES_DAILY,
     CORE_MARKET_DAILY_BAR,
+    CORE_MODELS_MODEL,
     CORE_MODELS_PROMOTION,
     CORE_SIGNALS_SIGNAL,
 )
-from marketlake.errors import MissingPartition
+from marketlake.errors import ConfigError, MissingPartition
 from marketlake.pipelines import (
     archive_lake,
     build_warehouse,
@@ -88,11 +89,23 @@ def test_a_shorter_history_loaded_again_loses_no_session(own: Settings) -> None:
 
 def test_another_champion_makes_the_signals_stale_and_nothing_before_them(own: Settings) -> None:
     daily_line.train(own, date(2022, 12, 12), run_id="newer-training")
-    stale = stale_artifacts(Lake(own.lake), [FIRST])
+    lake = Lake(own.lake)
+    # What the training before it tried are trials of this one too.
+    newer = lake.manifest(CORE_MODELS_MODEL, Partition.of_session(date(2022, 12, 12)))
+    earlier = lake.ref(CORE_MODELS_MODEL, Partition.of_session(date(2022, 11, 30)))
+    assert earlier in newer.parents
+    stale = stale_artifacts(lake, [FIRST])
     assert CORE_SIGNALS_SIGNAL.name in {item.contract for item in stale}
     assert CORE_FEATURES_DAILY.name not in {item.contract for item in stale}
     daily_line.run_session(own, FIRST, run_id="new-champion")
     assert stale_artifacts(Lake(own.lake), [FIRST]) == []
+
+
+def test_a_cutoff_before_the_first_session_to_train_on_is_refused(own: Settings) -> None:
+    models = own.models.model_copy(update={"train_from": date(2022, 12, 14)})
+    later = own.model_copy(update={"models": models})
+    with pytest.raises(ConfigError, match="MARKETLAKE_MODELS__TRAIN_FROM"):
+        daily_line.train(later, date(2022, 12, 12), run_id="too-early")
 
 
 def test_a_promotion_of_before_the_ensemble_neither_predicts_nor_makes_anything_stale(

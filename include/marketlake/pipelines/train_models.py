@@ -22,6 +22,7 @@ from marketlake.contracts.catalog import (
 )
 from marketlake.domain import features, forecasting, regimes
 from marketlake.domain.reporting import training_page
+from marketlake.errors import ConfigError
 from marketlake.pipelines import universe
 from marketlake.pipelines.context import RunContext
 from marketlake.types import ArtifactRef, Partition
@@ -41,14 +42,22 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
     every = ctx.calendar.sessions(market.first_session, as_of)
     chosen = forecasting.PROFILES[profile or settings.profile]
     used = [session for session in every if session >= settings.train_from]
+    if not used:
+        raise ConfigError(
+            expected=f"a session to train as of after models.train_from, {settings.train_from}",
+            was=str(as_of),
+            where="train_models",
+            todo="train as of a later session, or set MARKETLAKE_MODELS__TRAIN_FROM",
+        )
     used = used[-(chosen.history_sessions or len(used)) :]
     # Factors of the first session look back further than the labels.
-    sessions = every[features.sessions_needed(every, used[0]) :] if used else every
+    sessions = every[features.sessions_needed(every, used[0]) :]
     bars, actions, bar_refs = ctx.known_bars(sessions, as_of=as_of)
     # A session that its gate refused has no bar, and so no features to wait for.
     with_bars = bars.filter(pl.col("session").is_in(used))["session"].unique().sort().to_list()
     published, feature_refs = ctx.read(CORE_FEATURES_DAILY, with_bars, as_of=as_of)
     members, member_refs = ctx.members(used, as_of=as_of)
+    earlier = _earlier(ctx, as_of)
     of_market = _Market(ctx, bars, actions, members.select("session", "symbol"), sessions, used[0])
     training = forecasting.train(
         of_market.inputs(published),
@@ -63,10 +72,11 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
         cost_bps=settings.cost_bps,
         regimes=regimes.by_session(_benchmark(bars, sessions, symbol=market.benchmark)),
         walked=lambda rng: of_market.walked(rng).inputs(),
+        earlier=[ctx.document(ref) for ref in earlier],
         caveats=universe.caveats(market),
         progress=lambda text: logger.info("training as of %s: %s", as_of, text),
     )
-    parents = [*bar_refs, *feature_refs, *member_refs]
+    parents = [*bar_refs, *feature_refs, *member_refs, *earlier]
     return _publish(ctx, as_of, training.document, training.files, parents=parents)
 
 
@@ -105,6 +115,15 @@ def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> 
         **{name: str(value) for name, value in row.items()},
     )
     return [promotion, report]
+
+
+def _earlier(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
+    """Return the documents of the trainings as of earlier sessions."""
+    return [
+        manifest.ref(ctx.lake.bucket)
+        for manifest in ctx.lake.manifests(CORE_MODELS_MODEL)
+        if max(manifest.sessions) < as_of.isoformat()
+    ]
 
 
 class _Market:

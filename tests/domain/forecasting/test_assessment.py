@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 
 import numpy as np
 import polars as pl
 import pytest
-from marketlake.domain.forecasting import assessment
+from marketlake.domain.forecasting import assessment, skill
 from marketlake.domain.forecasting.assessment import (
     Panel,
     Profile,
@@ -20,10 +21,11 @@ from marketlake.domain.forecasting.assessment import (
     samples_of,
     train_ensemble,
 )
-from marketlake.domain.forecasting.ensemble import Ensemble
+from marketlake.domain.forecasting.classifiers import Samples, classifier
+from marketlake.domain.forecasting.ensemble import Calibration, Ensemble, fit_validator
 from marketlake.domain.forecasting.predictor import Predictor
 from marketlake.domain.forecasting.validation import walk_forward_splits
-from marketlake.errors import BadPayload, LookaheadError
+from marketlake.errors import BadPayload, ContractViolation, LookaheadError
 
 from tests.domain.market import weekdays
 
@@ -142,7 +144,7 @@ def test_what_predicts_was_fitted_by_the_last_label_end_and_serves_no_earlier_se
     again = Ensemble.of(ensemble.files())
     p = ensemble.probability(samples)
     assert again.probability(samples).tobytes() == p.tobytes()
-    right = one.validator.at(SESSIONS[-1]).right(samples, p)
+    right = one.validator.at(SESSIONS[-1]).right(samples, p - 0.5)
     assert right.min() > 0.3
     assert right.max() < 1
 
@@ -182,7 +184,6 @@ def test_a_predictor_read_from_its_files_forecasts_the_same_bytes_and_nothing_ea
     assert found.equals(again.forecast(later, session=session))
     assert found["symbol"].to_list() == sorted(found["symbol"].unique())
     assert found.height == N_SYMBOLS
-    assert (found["confidence"] >= 0.5).all()
     assert set(found["conformal_set"]) <= {"up", "down", "both", "none"}
     # The session alone with the lags it needs says the same as a long history.
     window = sorted(later["session"].unique())[-SMALL.lags :]
@@ -193,6 +194,70 @@ def test_a_predictor_read_from_its_files_forecasts_the_same_bytes_and_nothing_ea
     assert one.forecast(changed, session=session).equals(found)
     with pytest.raises(LookaheadError, match="when the last label was known"):
         one.forecast(later, session=SESSIONS[-2])
+
+
+def test_p_right_is_of_the_side_that_the_signal_takes_where_every_p_is_below_one_half() -> None:
+    features = frames(1.0, seed=9)[0].with_columns(pl.col("session").dt.offset_by("1y"))
+    session = features["session"].max()
+    one = Predictor.of_training(trained(1.0), names=tuple(NAMES), profile=SMALL)
+    rng = np.random.default_rng(1)
+    score = rng.normal(size=3000)
+    up = np.ones(3000, dtype=np.int64)
+    # It was taught that the side up is right, the side down wrong.
+    taught = fit_validator(
+        Samples(rng.normal(size=(3000, 3)), np.zeros((3000, 1, 1))),
+        score,
+        up,
+        seed=1,
+        window=one.ensemble.window,
+        forest=classifier("random_forest").with_parameters(trees=30, feature_fraction=1.0),
+    ).value
+    low = Calibration("platt", np.empty(0), np.array([0.01, -1.0]))
+    ensemble = replace(one.ensemble, value=replace(one.ensemble.value, calibration=low))
+    found = replace(one, ensemble=ensemble, validator=taught).forecast(features, session=session)
+    assert found["probability_up"].max() < 0.5
+    above = found["vote"] > found["vote"].mean()
+    assert 0 < above.sum() < len(above)
+    assert found.filter(above)["probability_right"].min() > 0.9
+    assert found.filter(~above)["probability_right"].max() < 0.1
+
+
+def test_the_second_model_is_judged_on_folds_it_had_not_seen() -> None:
+    skilled, none = (trained(skill).report["validator"] for skill in (1.0, 0.0))
+    assert skilled["share_right"] > 0.7
+    # Strong scores are right more often: it knows, and its probabilities beat the share alone.
+    assert skilled["brier"]["high"] < skilled["brier_of_share"]
+    assert skilled["top_quarter"]["low"] > skilled["share_right"]
+    assert none["brier"]["high"] > none["brier_of_share"]
+
+
+def test_a_figure_that_no_session_has_is_refused() -> None:
+    with pytest.raises(ContractViolation, match="a score that is the same for all"):
+        skill.mean_interval(np.empty(0), at_least=3, seed=1)
+
+
+def test_a_session_of_one_symbol_spoils_no_figure() -> None:
+    features, labels, returns = frames(0.5)
+    alone = (pl.col("session") != SESSIONS[120]) | (pl.col("symbol") == "S00")
+    made = panel_of(
+        features.filter(alone),
+        labels,
+        names=NAMES,
+        sessions=SESSIONS,
+        as_of=SESSIONS[-1],
+        profile=SMALL,
+    )
+    report = train_ensemble(
+        made,
+        profile=SMALL,
+        horizon=HORIZON,
+        embargo=HORIZON,
+        next_returns=returns,
+        cost_bps=5.0,
+        earlier_trials=10,
+    ).report
+    json.dumps(report, allow_nan=False)
+    assert report["deflated_sharpe"]["value"] > 0.5
 
 
 def test_a_predictor_with_an_exchanged_file_is_refused() -> None:

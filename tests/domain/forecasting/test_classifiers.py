@@ -168,6 +168,27 @@ def test_folds_that_share_bins_are_those_fitted_alone_but_for_the_edges_of_the_f
     assert folds(Samples(later, samples.sequence), y)[0] == first
 
 
+def test_a_column_that_begins_after_the_first_fold_is_used_from_then_on() -> None:
+    samples, y = made()
+    X = samples.flat.copy()
+    X[:, 3] = np.where(np.arange(len(X)) < 500, np.nan, y + 0.01 * X[:, 4])
+    late = Samples(X, samples.sequence)
+    days = weekdays(date(2020, 1, 1), 5)
+    trains = [np.arange(400), np.arange(800), np.arange(1000)]
+    windows = [FitWindow.of(days[:1], days[number : number + 1]) for number in (1, 2, 3)]
+    item = small("lightgbm")
+    found = lightgbm_by_fold(item, late, y, trains=trains, windows=windows, seed=1)
+    alone = [
+        item.train(late.rows(at), y[at], seed=1, window=window).value.dump()
+        for at, window in zip(trains, windows, strict=True)
+    ]
+    assert [one.value.dump() for one in found[:2]] == alone[:2], "its own edges until it is there"
+    assert [one.window for one in found] == windows
+    used = [int(one.value.model.feature_importance()[3]) for one in found]
+    assert used[0] == 0
+    assert min(used[1:]) > 0
+
+
 def test_bin_edges_from_a_later_window_are_refused() -> None:
     samples, y = made()
     days = weekdays(date(2020, 1, 1), 4)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from marketlake.domain.forecasting.classifiers import Samples, classifier
 from marketlake.domain.forecasting.ensemble import (
     Calibration,
-    confidence,
     fit_calibration,
     fit_conformal,
     fit_stack,
@@ -102,10 +101,6 @@ def test_calibration_on_one_direction_is_refused() -> None:
         fit_calibration(np.full(5, 0.5), np.ones(5, dtype=np.int64), method="platt")
 
 
-def test_confidence_is_the_probability_of_the_side() -> None:
-    np.testing.assert_allclose(confidence(np.array([0.2, 0.5, 0.7])), [0.8, 0.5, 0.7])
-
-
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 9999), alpha=st.sampled_from([0.05, 0.1, 0.2]))
 def test_conformal_sets_hold_the_truth_as_often_as_they_promise(seed: int, alpha: float) -> None:
@@ -115,8 +110,8 @@ def test_conformal_sets_hold_the_truth_as_often_as_they_promise(seed: int, alpha
     truth = y[2000:]
     for direction in (0, 1):
         covered = sets[truth == direction, direction].mean()
-        # Three standard deviations of two samples of a thousand.
-        assert covered > 1 - alpha - 3 * np.sqrt(2 * alpha * (1 - alpha) / 1000)
+        # Five standard deviations of two samples of a thousand: the worst of many is looked for.
+        assert covered > 1 - alpha - 5 * np.sqrt(2 * alpha * (1 - alpha) / 1000)
 
 
 def test_too_few_calibration_rows_for_alpha_give_both_directions() -> None:
@@ -138,14 +133,14 @@ def test_a_validator_learns_where_the_first_model_is_right() -> None:
     half = np.arange(n // 2)
     fitted = fit_validator(
         samples.rows(half),
-        p[half],
+        p[half] - 0.5,
         y[half],
         seed=1,
         window=WINDOW,
         forest=classifier("random_forest").with_parameters(trees=30, feature_fraction=1.0),
     )
     rest = np.arange(n // 2, n)
-    says = fitted.value.right(samples.rows(rest), p[rest])
+    says = fitted.value.right(samples.rows(rest), p[rest] - 0.5)
     assert says[easy[rest] == 1].mean() == pytest.approx(0.9, abs=0.04)
     assert says[easy[rest] == 0].mean() == pytest.approx(0.5, abs=0.05)
     assert fitted.window is WINDOW

@@ -259,13 +259,14 @@ def test_a_portfolio_by_hand_with_its_costs() -> None:
             "next_return": [0.02, 0.0, 0.0, -0.04, 0.01, 0.0, 0.0, 0.03],
         }
     )
+    returns = scored.select("session", "symbol", "next_return")
     sessions, symbols, book = portfolio.weights_of(
         scored, share=0.25, holding_sessions=1, long_only=False
     )
     assert sessions.to_list() == [monday, tuesday]
     assert symbols == ["A", "B", "C", "D"]
     assert book.tolist() == [[0.5, 0, 0, -0.5], [-0.5, 0, 0, 0.5]]
-    found = portfolio.portfolio(scored, cost_bps=100.0, share=0.25)
+    found = portfolio.portfolio(scored, returns, cost_bps=100.0, share=0.25)
     # Monday: 0.5 x 2 % + 0.5 x 4 % = 3 %, traded 1. Tuesday: -0.5 % + 1.5 % = 1 %; held by then
     # 0.5 x 1.02 / 1.03 and -0.5 x 0.96 / 1.03.
     traded = (0.5 + 0.5 * 1.02 / 1.03) + (0.5 + 0.5 * 0.96 / 1.03)
@@ -276,12 +277,29 @@ def test_a_portfolio_by_hand_with_its_costs() -> None:
 
 
 def test_costs_only_take_and_twice_as_much_at_twice_the_costs() -> None:
-    scored = scored_frame(n_sessions=60).with_columns(next_return=0.01 * pl.col("label_return"))
-    found = portfolio.portfolio(scored, cost_bps=5.0, holding_sessions=5)
+    scored = scored_frame(n_sessions=60)
+    returns = scored.select("session", "symbol", next_return=0.01 * pl.col("label_return"))
+    found = portfolio.portfolio(scored, returns, cost_bps=5.0, holding_sessions=5)
     for name in ("long_short", "long_only"):
         none, once, twice = (found[name][m]["annual_return"]["value"] for m in ("0", "1", "2"))
         assert none > once > twice
         assert none - once == pytest.approx(once - twice)
+
+
+def test_what_is_still_held_earns_on_sessions_that_do_not_score_it_any_more() -> None:
+    days = weekdays(date(2022, 8, 22), 30)
+    keys = pl.DataFrame({"session": np.repeat(np.array(days, dtype="datetime64[D]"), 4)})
+    keys = keys.with_columns(symbol=pl.Series(["A", "B", "C", "D"] * 30))
+    scored = keys.with_columns(
+        score=pl.col("symbol").replace_strict({"A": 4.0, "B": 3.0, "C": 2.0, "D": 1.0})
+    )
+    # A's label needs a close that never comes: its last scored session is the 15th. It falls on.
+    known = scored.filter((pl.col("symbol") != "A") | (pl.col("session") < days[15]))
+    falls = (pl.col("symbol") == "A") & pl.col("session").is_between(days[15], days[18])
+    returns = keys.with_columns(next_return=pl.when(falls).then(-0.1).otherwise(0.0))
+    found = portfolio.portfolio(known, returns, cost_bps=0.0, share=0.25, holding_sessions=5)
+    lost = -0.1 * (0.8 + 0.6 + 0.4 + 0.2)
+    assert found["long_only"]["0"]["annual_return"]["value"] == pytest.approx(252 * lost / 30)
 
 
 def test_a_book_of_several_sessions_is_the_mean_of_their_choices_and_trades_less() -> None:
@@ -305,7 +323,7 @@ def test_shuffled_labels_stay_in_their_session() -> None:
         assert sorted(dealt[sessions == session]) == sorted(values[sessions == session])
 
 
-def test_random_walk_prices_keep_their_volatility_and_gaps_but_no_drift_and_no_memory() -> None:
+def test_random_walk_prices_keep_every_move_and_gap_but_no_direction_and_no_memory() -> None:
     rng = np.random.default_rng(2)
     steps = np.cumsum(
         0.01 * np.convolve(rng.normal(size=3009), np.ones(10), "valid")[:, None], axis=0
@@ -315,10 +333,23 @@ def test_random_walk_prices_keep_their_volatility_and_gaps_but_no_drift_and_no_m
     walked = nulls.random_walk(closes, rng=rng)
     assert np.array_equal(np.isnan(walked), np.isnan(closes))
     moves, was = (np.diff(np.log(x[~np.isnan(x)])) for x in (walked, closes))
-    assert moves.std() == pytest.approx(was.std())
-    assert moves.mean() == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(np.abs(moves), np.abs(was), atol=1e-12)
+    assert abs((moves > 0).mean() - 0.5) < 0.04
     assert abs(np.corrcoef(moves[1:], moves[:-1])[0, 1]) < 0.06
     assert np.corrcoef(was[1:], was[:-1])[0, 1] > 0.8
+
+
+def test_a_random_walk_does_not_return_to_where_it_ended() -> None:
+    rng = np.random.default_rng(4)
+    closes = 50 * np.exp(np.cumsum(0.02 * rng.normal(size=(1512, 500)), axis=0))
+    walked = np.log(nulls.random_walk(closes, rng=rng))
+    past, future = walked[252:-5:5] - walked[:-257:5], walked[257::5] - walked[252:-5:5]
+    daily = [
+        np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1]
+        for a, b in zip(past, future, strict=True)
+    ]
+    # Of 251 sessions without overlap, 500 symbols each: four standard errors.
+    assert abs(np.mean(daily)) < 4 / np.sqrt(500 * len(daily))
 
 
 def test_the_null_panel_is_clean_only_if_nulls_score_nothing_and_the_leak_is_caught() -> None:
@@ -339,5 +370,3 @@ def test_the_null_panel_is_clean_only_if_nulls_score_nothing_and_the_leak_is_cau
             **spoiled,
         }
         assert not nulls.verdict(**figures)["clean"]
-    assert nulls.too_good(leak)
-    assert not nulls.too_good(something)

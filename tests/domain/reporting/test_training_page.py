@@ -92,8 +92,24 @@ def _report() -> dict[str, Any]:
             "long_short": _book(0.012),
             "long_only": _book(0.213),
         },
-        "deflated_sharpe": {"best": "xgboost", "value": 0.6384, "trials": 5},
+        "deflated_sharpe": {"best": "xgboost", "compared": 3, "value": 0.6384, "trials": 5},
+        "validator": {
+            "n": 35920,
+            "share_right": 0.4906,
+            "brier": _estimate(0.2507, 0.0004),
+            "brier_of_share": 0.2499,
+            "calibration_error": 0.0213,
+            "top_quarter": {"n": 8980, **_estimate(0.502, 0.02)},
+        },
         "backtest_overfitting": {"pbo": 0.8726, "loss": 0.5121, "blocks": 16},
+        "tuning": [
+            {
+                "model": "lightgbm",
+                "parameters": {"num_leaves": leaves, "learning_rate": 0.0123456},
+                "brier": brier,
+            }
+            for leaves, brier in ((7, 0.24991), (15, 0.24987))
+        ],
         "drift": {f"drifted_{number:02d}": 0.02 * number for number in range(1, 21)},
         "importance": [
             {"name": f"feature_{number:02d}", "importance": 2.2 - 0.1 * number, "spread": 0.05}
@@ -237,7 +253,7 @@ def test_failed_checks_are_named_first_and_every_check_has_its_limit(
 ) -> None:
     words = _words(document)
     assert (
-        "Not proven: 3 of 5 checks failed (rank IC, low end of 95 %; deflated Sharpe ratio; "
+        "Not proven: 3 of 6 checks failed (rank IC, low end of 95 %; deflated Sharpe ratio; "
         "probability of backtest overfitting)."
     ) in words
     assert words.index("✗ gate not passed") < words.index("Not proven")
@@ -250,7 +266,7 @@ def test_a_training_that_passed_says_so(document: dict[str, Any]) -> None:
     document["gate"] = [{**check, "passed": True} for check in document["gate"]]
     words = _words(document)
     assert "✓ gate passed" in words
-    assert "Proven: all 5 checks held." in words
+    assert "Proven: all 6 checks held." in words
     assert "✗" not in words
 
 
@@ -272,7 +288,7 @@ def test_headlines_stand_beside_interval_and_what_chance_gives(document: dict[st
     ) in words
     assert "0.0123 expected; 0 is best" in words
     assert "Brier score 0.2497, 95 % interval 0.2493 to 0.2501" in words
-    assert "0.638 chance that the best of 5 trials, xgboost," in words
+    assert "0.638 chance that the ensemble's Sharpe ratio is above what luck gives" in words
 
 
 @pytest.mark.parametrize(
@@ -433,3 +449,31 @@ def test_every_text_from_the_document_is_escaped(document: dict[str, Any]) -> No
 def test_a_missing_member_is_named(document: dict[str, Any], path: tuple[str, ...]) -> None:
     with pytest.raises(ContractViolation, match=f"'{path[-1]}'"):
         training_page.render(_without(document, *path))
+
+
+def test_what_tuning_tried_and_took_is_shown(document: dict[str, Any]) -> None:
+    words = _words(document)
+    assert "1 lightgbm learning_rate 0.0123, num_leaves 7 0.24991" in words
+    assert "2 lightgbm learning_rate 0.0123, num_leaves 15 0.24987 lowest" in words
+
+
+def test_a_training_that_tuned_nothing_has_no_such_section(document: dict[str, Any]) -> None:
+    document["report"]["tuning"] = []
+    assert "Tuning" not in _words(document)
+
+
+def test_the_second_models_word_stands_beside_what_its_share_alone_would_score(
+    document: dict[str, Any],
+) -> None:
+    words = _words(document)
+    assert "Sides that were right 49.1 %" in words
+    assert "Brier score of its probability 0.2507 0.2503 to 0.2511" in words
+    assert "Brier score of the share alone 0.2499" in words
+
+
+def test_overfitting_is_held_against_what_choosing_among_so_many_equals_gives(
+    document: dict[str, Any],
+) -> None:
+    assert "67 % is what choosing among 3 equals gives" in _words(document)
+    document["report"]["deflated_sharpe"]["compared"] = 6
+    assert "50 % is what choosing among 6 equals gives" in _words(document)

@@ -30,12 +30,15 @@ from marketlake.domain.forecasting.ensemble import (
     Ensemble,
     Validator,
     Vote,
+    centred,
     fit_calibration,
     fit_conformal,
     fit_validator,
     fit_vote,
+    is_right,
 )
 from marketlake.domain.forecasting.fitted import Fitted, Positions
+from marketlake.domain.forecasting.metrics import wilson
 from marketlake.domain.forecasting.portfolio import portfolio
 from marketlake.domain.forecasting.selection import backtest_overfitting, deflated_sharpe
 from marketlake.domain.forecasting.tuning import tune
@@ -284,8 +287,9 @@ def joined_by_time(
     Returns
     -------
     polars.DataFrame
-        ``at`` (row of the panel), ``fold``, ``vote`` (weighted P(up)), ``probability`` (calibrated)
-        and ``covered`` (whether the conformal set holds what came).
+        ``at`` (row of the panel), ``fold``, ``vote`` (weighted P(up)), ``probability``
+        (calibrated), ``score`` (the vote less its session's mean), ``right`` (the validator's P of
+        the score's side) and ``covered`` (whether the conformal set holds what came).
     """
     names, y = list(profile.models), panel.y
     parts = []
@@ -294,11 +298,14 @@ def joined_by_time(
         first = int(panel.spans.start[test].min())
         earlier = np.concatenate([split.test for split in splits[:number]])
         known = panel.spans.end[earlier] <= first
+        taught, learned = earlier[known], np.concatenate(probabilities[:number])[known]
         joint = Fitted(
-            fit_joint(names, np.concatenate(probabilities[:number])[known], y[earlier[known]]),
-            panel.spans.window(earlier[known]),
+            fit_joint(names, learned, y[taught]),
+            panel.spans.window(taught),
         ).at(panel.spans.sessions[first])
         voted = joint.vote.join(probabilities[number])
+        score = centred(voted, panel.sessions[test])
+        validator = validator_of(panel, taught, joint.vote.join(learned), profile=profile)
         calibrated = joint.calibration.apply(voted)
         sets = joint.conformal.sets(calibrated)
         parts.append(
@@ -308,11 +315,31 @@ def joined_by_time(
                     "fold": np.full(len(test), number + 1),
                     "vote": voted,
                     "probability": calibrated,
+                    "score": score,
+                    "right": validator.at(panel.spans.sessions[first]).right(
+                        panel.samples.rows(test), score
+                    ),
                     "covered": sets[np.arange(len(test)), y[test]],
                 }
             )
         )
     return pl.concat(parts)
+
+
+def validator_of(
+    panel: Panel, at: Positions, vote: Floats, *, profile: Profile
+) -> Fitted[Validator]:
+    """Fit the validator on rows of whole sessions and what the ensemble voted of them."""
+    return fit_validator(
+        panel.samples.rows(at),
+        centred(vote, panel.sessions[at]),
+        panel.y[at],
+        seed=profile.seeds[0],
+        window=panel.spans.window(at),
+        forest=classifier("random_forest").with_parameters(
+            **profile.models.get("random_forest", {})
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -391,16 +418,7 @@ def train_ensemble(
         joint.vote,
         joint.calibration,
     )
-    validator = fit_validator(
-        panel.samples.rows(seen),
-        joint.calibration.apply(joint.vote.join(every)),
-        panel.y[seen],
-        seed=seed,
-        window=panel.spans.window(seen),
-        forest=classifier("random_forest").with_parameters(
-            **profile.models.get("random_forest", {})
-        ),
-    )
+    validator = validator_of(panel, seen, joint.vote.join(every), profile=profile)
     report = {
         "profile": profile.name,
         "scheme": (
@@ -418,6 +436,7 @@ def train_ensemble(
             "alpha": joint.conformal.alpha,
             "coverage": float(joined["covered"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         },
+        "validator": _validator_figures(panel, joined, horizon, seed),
         **_earnings(
             panel, names, seen, every, joined, next_returns, horizon, cost_bps, earlier_trials, seed
         ),
@@ -519,6 +538,30 @@ def _model_figures(
     return found
 
 
+def _validator_figures(
+    panel: Panel, joined: pl.DataFrame, horizon: int, seed: int
+) -> dict[str, Any]:
+    """Return how good P(right) was: a constant that knew the share would have its spread.
+
+    ``top_quarter`` are the rows whose side it thought the likeliest to be right.
+    """
+    at, says = joined["at"].to_numpy(), joined["right"].to_numpy()
+    right = is_right(joined["score"].to_numpy(), panel.y[at])
+    figures = skill.direction_figures(panel.sessions[at], says, right, horizon=horizon, seed=seed)
+    top = right[says >= np.quantile(says, 0.75)]
+    share = float(right.mean())
+    # Labels overlap: so many are independent.
+    low, high = wilson(top.sum() / horizon, len(top) / horizon)
+    return {
+        "n": len(right),
+        "share_right": share,
+        "brier": figures["brier"],
+        "brier_of_share": share * (1 - share),
+        "calibration_error": figures["calibration_error"],
+        "top_quarter": {"n": len(top), "value": float(top.mean()), "low": low, "high": high},
+    }
+
+
 def _scored(panel: Panel, at: Positions, score: Floats) -> pl.DataFrame:
     return panel.rows[at].with_columns(score=pl.Series(score))
 
@@ -535,41 +578,50 @@ def _earnings(
     earlier_trials: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return the ensemble's portfolios, and how far the best model's Sharpe ratio is luck."""
+    """Return the ensemble's portfolios, and how far its Sharpe ratio may be luck.
+
+    Sharpe ratios are of a book in proportion to the scores' ranks, dealt anew every session, before
+    costs. What is deflated is the ensemble's, for it is what the gate may promote; the spread of
+    the trials is estimated from the models'.
+    """
     at = joined["at"].to_numpy()
     scores = {name: (seen, every[:, column]) for column, name in enumerate(names)}
     scores["ensemble"] = (at, joined["vote"].to_numpy())
     daily = {}
     for name, (rows, score) in scores.items():
         inside = np.isin(rows, at)
-        scored = _scored(panel, rows[inside], score[inside]).join(
-            next_returns, on=KEY, how="left", maintain_order="left"
-        )
-        held = scored.with_columns(side=pl.col("score").rank().over("session"))
-        centred = pl.col("side") - pl.col("side").mean().over("session")
+        scored = _scored(panel, rows[inside], score[inside])
+        place = pl.col("score").rank().over("session")
+        tilt = place - place.mean().over("session")
+        size = tilt.abs().sum().over("session")
         daily[name] = (
-            held.with_columns(w=centred / centred.abs().sum().over("session"))
+            scored.join(next_returns, on=KEY, how="left", maintain_order="left")
+            # Nothing is held where all rank the same.
+            .with_columns(w=pl.when(size > 0).then(tilt / size).otherwise(0.0))
             .group_by("session")
             .agg((pl.col("w") * pl.col("next_return").fill_null(0.0)).sum())
             .sort("session")["w"]
             .to_numpy()
         )
         if name == "ensemble":
-            book = portfolio(scored, cost_bps=cost_bps, holding_sessions=horizon, seed=seed)
+            book = portfolio(
+                scored, next_returns, cost_bps=cost_bps, holding_sessions=horizon, seed=seed
+            )
     returns = np.column_stack(list(daily.values()))
     spread = returns.std(axis=0)
     sharpes = np.divide(returns.mean(axis=0), spread, out=np.zeros_like(spread), where=spread > 0)
-    best = int(np.argmax(sharpes))
-    series = returns[:, best]
+    ours = list(daily).index("ensemble")
+    series = returns[:, ours]
     centred_series = (series - series.mean()) / (series.std() or 1.0)
     blocks = min(16, len(returns) // 2 * 2)
     overfitting = backtest_overfitting(returns, blocks=blocks)
     return {
         "portfolio": book,
         "deflated_sharpe": {
-            "best": list(daily)[best],
+            "compared": len(daily),
+            "best": list(daily)[int(np.argmax(sharpes))],
             "value": deflated_sharpe(
-                float(sharpes[best]),
+                float(sharpes[ours]),
                 n=len(series),
                 trials=earlier_trials + len(daily),
                 variance=float(sharpes.var(ddof=1)),

@@ -340,9 +340,12 @@ def lightgbm_by_fold(
 ) -> list[Fitted[TrainedClassifier]]:
     """Fit LightGBM on each of a walk-forward's training windows, binning the rows once.
 
-    Bin edges come from the first window alone, so none is from after any fold's training; the
-    folds' models differ from :meth:`Classifier.train` by these edges only, the first by nothing.
-    ``trains`` ascend: each window ends no earlier than the first.
+    Bin edges come from one early window alone, so none is from after any later fold's training; the
+    folds' models differ from :meth:`Classifier.train` by these edges only, that fold's by nothing.
+    It is the first in which every column already has what it has in the last: values to split at,
+    and missing ones. LightGBM would leave out a column that is constant where it is binned, and
+    read one that is missing for the first time as 0. Folds before it are fitted alone.
+    ``trains`` ascend: each window holds those before it.
 
     Raises
     ------
@@ -359,15 +362,19 @@ def lightgbm_by_fold(
             todo="put the earliest training window first, or fit the folds one by one",
         )
     settings = _lightgbm_settings(item.parameters, seed)
-    first = lightgbm.Dataset(
-        samples.flat[trains[0]], label=y[trains[0]], params=settings
+    begin = _first_like_the_last(samples.flat, trains)
+    found = [
+        item.train(samples.rows(at), y[at], seed=seed, window=window)
+        for at, window in zip(trains[:begin], windows[:begin], strict=True)
+    ]
+    edges = lightgbm.Dataset(
+        samples.flat[trains[begin]], label=y[trains[begin]], params=settings
     ).construct()
     used = np.unique(np.concatenate(trains))
     whole = lightgbm.Dataset(
-        samples.flat[used], label=y[used], params=settings, reference=first
+        samples.flat[used], label=y[used], params=settings, reference=edges
     ).construct()
-    found = []
-    for at, window in zip(trains, windows, strict=True):
+    for at, window in zip(trains[begin:], windows[begin:], strict=True):
         booster = lightgbm.train(
             settings,
             whole.subset(np.searchsorted(used, np.sort(at))),
@@ -376,6 +383,18 @@ def lightgbm_by_fold(
         model = lightgbm.Booster(model_str=booster.model_to_string())
         found.append(Fitted(TrainedClassifier(item, model), window))
     return found
+
+
+def _first_like_the_last(X: Floats, trains: Sequence[Positions]) -> int:
+    """Return the first window whose columns vary and are missing as those of the last are."""
+
+    def kinds(at: Positions) -> npt.NDArray[np.bool_]:
+        rows = X[at]
+        varies = np.fmin.reduce(rows, axis=0) < np.fmax.reduce(rows, axis=0)
+        return np.stack([varies, np.isnan(rows).any(axis=0)])
+
+    last = kinds(trains[-1])
+    return next(number for number, at in enumerate(trains) if np.array_equal(kinds(at), last))
 
 
 def _probability_lightgbm(model: Any, samples: Samples) -> Floats:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from marketlake.domain.forecasting.classifiers import (
     Classifier,
@@ -170,11 +171,6 @@ def _platt(x: Floats, targets: Floats) -> tuple[float, float]:
     return float(beta[0]), float(beta[1])
 
 
-def confidence(probability: Floats) -> Floats:
-    """Return the calibrated margin: P of the direction that is forecast, in [0.5, 1]."""
-    return np.maximum(probability, 1 - probability)
-
-
 @dataclass(frozen=True)
 class Conformal:
     """Label-conditional split conformal prediction (Vovk 2012): a threshold for each direction.
@@ -286,33 +282,44 @@ class Validator:
 
     Lopez de Prado 2018, chapter 3.6: the first model chooses the side, the second, a random forest
     on the same features and the first one's margin, learns from out-of-fold sides which were right.
+    A score above 0 is the side up, as of a signal: its vote less the mean vote of the session.
     """
 
     forest: TrainedClassifier
 
-    def right(self, samples: Samples, probability: Floats) -> Floats:
-        """Return P(the side of ``probability`` is right), [n_rows]."""
-        return self.forest.probability(_with_side(samples, probability))
+    def right(self, samples: Samples, score: Floats) -> Floats:
+        """Return P(the side of ``score`` is right), [n_rows]."""
+        return self.forest.probability(_with_side(samples, score))
 
 
 def fit_validator(
     samples: Samples,
-    out_of_fold: Floats,
+    score: Floats,
     y: Labels,
     *,
     seed: int,
     window: FitWindow,
     forest: Classifier | None = None,
 ) -> Fitted[Validator]:
-    """Fit on out-of-fold probabilities of the first model and what came true."""
-    right = ((out_of_fold > 0.5) == (y == 1)).astype(np.int64)
+    """Fit on out-of-fold scores of the first model and what came true."""
     trained = (forest or classifier("random_forest")).train(
-        _with_side(samples, out_of_fold), right, seed=seed, window=window
+        _with_side(samples, score), is_right(score, y), seed=seed, window=window
     )
     return Fitted(Validator(trained.value), window)
 
 
-def _with_side(samples: Samples, probability: Floats) -> Samples:
-    side = np.where(probability > 0.5, 1.0, -1.0)
-    flat = np.column_stack([samples.flat, side, np.abs(probability - 0.5)])
-    return Samples(flat, samples.sequence)
+def is_right(score: Floats, y: Labels) -> Labels:
+    """Return 1 where the side of the score is the direction that came, else 0."""
+    return np.asarray((score > 0) == (y == 1), dtype=np.int64)
+
+
+def centred(score: Floats, sessions: npt.NDArray[Any]) -> Floats:
+    """Return scores less the mean of their session."""
+    at = np.unique(sessions, return_inverse=True)[1]
+    mean = np.bincount(at, weights=score) / np.bincount(at)
+    return np.asarray(score - mean[at], dtype=np.float64)
+
+
+def _with_side(samples: Samples, score: Floats) -> Samples:
+    side = np.where(score > 0, 1.0, -1.0)
+    return Samples(np.column_stack([samples.flat, side, np.abs(score)]), samples.sequence)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from marketlake.domain.forecasting.nulls import IMPLAUSIBLE_RANK_IC
+
 MAX_CALIBRATION_ERROR = 0.05
 MIN_DEFLATED_SHARPE = 0.95
 MAX_BACKTEST_OVERFITTING = 0.5
@@ -17,18 +19,27 @@ MAX_BACKTEST_OVERFITTING = 0.5
 def judge(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the checks of a training's report, each with its value, its limit and whether it held.
 
-    The rank IC's 95 % interval is above 0; the calibration error of the probabilities is small; the
-    null panel is clean; the best model's Sharpe ratio is above what the best of all trials would
-    show by luck (Bailey and Lopez de Prado 2014); the probability that choosing by backtest picks a
-    model below the median is less than one half (CSCV, Bailey et al. 2017).
+    The rank IC's 95 % interval is above 0, and no model's is so far above that its inputs must know
+    the answer; the calibration error of the probabilities is small; the null panel is clean; the
+    ensemble's Sharpe ratio is above what the best of all trials would show by luck (Bailey and
+    Lopez de Prado 2014); the probability that choosing by backtest picks a model below the median
+    is less than one half (CSCV, Bailey et al. 2017).
     """
     ensemble = report["models"]["ensemble"]
     clean = bool(report["null_panel"]["clean"])
     sharpe = float(report["deflated_sharpe"]["value"])
     overfitting = float(report["backtest_overfitting"]["pbo"])
+    highest = max(float(model["rank_ic"]["low"]) for model in report["models"].values())
     rank_ic, error = float(ensemble["rank_ic"]["low"]), float(ensemble["calibration_error"])
     return [
         _check("rank IC, low end of 95 %", rank_ic, "above", 0.0, rank_ic > 0.0),
+        _check(
+            "highest rank IC of a model, low end of 95 %",
+            highest,
+            "at most",
+            IMPLAUSIBLE_RANK_IC,
+            highest <= IMPLAUSIBLE_RANK_IC,
+        ),
         _check(
             "calibration error",
             error,

@@ -1,7 +1,7 @@
 """The null panel: an honest pipeline finds nothing where nothing is, and a planted leak at once.
 
-Three runs of the caller's own evaluation: labels dealt out anew, prices that walk at random, and a
-feature that knows the answer. The first two must score nothing; the last must be caught, by a skill
+Three runs of one evaluation: labels dealt out anew, prices that walk at random, and a feature that
+knows the answer. The first two must score nothing; the last must be caught, by a skill
 that no honest forecast has.
 """
 
@@ -34,10 +34,12 @@ def shuffled(values: Floats, sessions: npt.NDArray[Any], *, rng: np.random.Gener
 
 
 def random_walk(closes: Floats, *, rng: np.random.Generator) -> Floats:
-    """Return closes [n_sessions, n_symbols] whose returns are the real ones in a random order.
+    """Return closes [n_sessions, n_symbols] whose log returns are the real ones with random signs.
 
-    Each symbol's sessions are drawn for themselves, so neither its own past nor the others' says
-    anything about its next return; gaps stay where they are, and each symbol keeps its volatility.
+    Each sign is drawn for itself, so neither a symbol's own past nor the others' says which way it
+    goes next; gaps stay where they are, and each symbol keeps its volatility, session by session.
+    To put the real returns in a random order would be no null: such a path is bound to end where it
+    did, so far behind means much to come.
     """
     walked = closes.copy()
     for column in range(closes.shape[1]):
@@ -45,8 +47,8 @@ def random_walk(closes: Floats, *, rng: np.random.Generator) -> Floats:
         if len(there) < 2:
             continue
         steps = np.diff(np.log(closes[there, column]))
-        steps = rng.permutation(steps - steps.mean())
-        path = np.concatenate([[0.0], np.cumsum(steps)])
+        signs = rng.choice([-1.0, 1.0], size=len(steps))
+        path = np.concatenate([[0.0], np.cumsum(signs * steps)])
         walked[there, column] = closes[there[0], column] * np.exp(path)
     return walked
 
@@ -97,7 +99,8 @@ def verdict(
     """Say of the three runs' rank ICs (``value``, ``low``, ``high``) whether each is as it must be.
 
     ``clean`` is true when both nulls' intervals hold 0 and the leak's lower end is above ``limit``,
-    where any model is refused. A null that was not run is named in ``not_run``, and is not clean.
+    where the gate refuses any model. A null that was not run is named in ``not_run``; the panel is
+    not clean then.
     """
     nulls = {"shuffled_labels": shuffled_labels, "random_walk_prices": random_walk_prices}
     found: dict[str, Any] = {
@@ -109,8 +112,3 @@ def verdict(
     not_run = [name for name, figure in nulls.items() if figure is None]
     clean = not not_run and all(item["as_it_must"] for item in found.values())
     return {**found, "not_run": not_run, "clean": clean}
-
-
-def too_good(rank_ic: Mapping[str, float], *, limit: float = IMPLAUSIBLE_RANK_IC) -> bool:
-    """Whether a rank IC is so high that its inputs must know the answer."""
-    return bool(rank_ic["low"] > limit)

@@ -66,6 +66,7 @@ def weights_of(
 
 def portfolio(
     scored: pl.DataFrame,
+    next_returns: pl.DataFrame,
     *,
     cost_bps: float,
     share: float = 0.2,
@@ -77,8 +78,11 @@ def portfolio(
     Parameters
     ----------
     scored
-        ``session``, ``symbol``, ``score`` and ``next_return``, a fraction: what the symbol earned
-        on the session after. Null means it could not be held: it earns 0.
+        ``session``, ``symbol``, ``score``.
+    next_returns
+        ``session``, ``symbol``, ``next_return``, a fraction: what the symbol earned on the session
+        after, also on sessions that do not score it, on which it may still be held. Null, or no
+        row, means that it had no price: it earns 0.
     cost_bps
         What a traded dollar pays, in basis points; multiplied by 0, 1 and 2.
 
@@ -94,10 +98,13 @@ def portfolio(
             scored, share=share, holding_sessions=holding_sessions, long_only=long_only
         )
         earned = (
-            scored.pivot("symbol", index="session", values="next_return")
-            .sort("session")
-            .select(pl.col(symbols).cast(pl.Float64).fill_null(0.0).fill_nan(0.0))
+            sessions.to_frame()
+            .join(pl.Series("symbol", symbols).to_frame(), how="cross")
+            .join(next_returns, on=["session", "symbol"], how="left", maintain_order="left")
+            .select(pl.col("next_return").cast(pl.Float64).fill_null(0.0).fill_nan(0.0))
+            .to_series()
             .to_numpy()
+            .reshape(len(sessions), len(symbols))
         )
         gross = (book * earned).sum(axis=1)
         before = np.vstack([np.zeros(len(symbols)), _drifted(book, earned)[:-1]])

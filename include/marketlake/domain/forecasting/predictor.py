@@ -13,7 +13,7 @@ import polars as pl
 
 from marketlake.domain.forecasting.assessment import Profile, Trained, samples_of
 from marketlake.domain.forecasting.classifiers import read
-from marketlake.domain.forecasting.ensemble import Conformal, Ensemble, Validator, confidence
+from marketlake.domain.forecasting.ensemble import Conformal, Ensemble, Validator, centred
 from marketlake.domain.forecasting.fitted import Fitted, FitWindow
 from marketlake.errors import BadPayload
 
@@ -58,9 +58,9 @@ class Predictor:
         -------
         polars.DataFrame
             ``session``, ``symbol``, ``vote`` (P(up) before calibration), ``probability_up``
-            (calibrated), ``side`` (long, short), ``confidence`` (P of that side),
-            ``probability_right`` (the validator's word on it) and ``conformal_set`` (``up``,
-            ``down``, ``both``, ``none``); by symbol.
+            (calibrated), ``probability_right`` (the validator's word on the side that the vote
+            less the session's mean vote is on) and ``conformal_set`` (``up``, ``down``, ``both``,
+            ``none``); by symbol.
 
         Raises
         ------
@@ -82,9 +82,9 @@ class Predictor:
         return keys[at].with_columns(
             vote=pl.Series(vote),
             probability_up=pl.Series(p),
-            side=pl.Series(np.where(p > 0.5, "long", "short")),
-            confidence=pl.Series(confidence(p)),
-            probability_right=pl.Series(self.validator.right(samples, p)),
+            probability_right=pl.Series(
+                self.validator.right(samples, centred(vote, np.zeros(len(vote))))
+            ),
             conformal_set=pl.Series(
                 np.select([up & down, up, down], ["both", "up", "down"], default="none")
             ),

@@ -50,8 +50,9 @@ def promotion_row(document: Document, *, model_sha256: str, calendar_next: date)
             where="promotion",
             todo="pass the session after the training's as_of",
         )
-    checks = document["gate"]
-    figure = document["validation"]["metrics"][ENSEMBLE]["rank_ic"]
+    # The figures that the gate looks at, with the same interval.
+    checks, judged = document["gate"], document["report"]["models"][ENSEMBLE]
+    figure = judged["rank_ic"]
     return {
         "as_of": as_of,
         "effective_from": calendar_next,
@@ -63,7 +64,7 @@ def promotion_row(document: Document, *, model_sha256: str, calendar_next: date)
         "passed_gate": all(one["passed"] for one in checks),
         "reason": (
             f"{gate.in_words(checks)}; mean out-of-fold rank IC {figure['value']:+.4f} "
-            f"[{figure['low']:+.4f}, {figure['high']:+.4f}] over {figure['n']} sessions"
+            f"[{figure['low']:+.4f}, {figure['high']:+.4f}] over {judged['sessions']} sessions"
         ),
     }
 
@@ -153,7 +154,7 @@ def predict(
         schema={"value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64},
     )
     signals = (
-        pl.concat([scored.drop("side", "confidence"), hit_rates], how="horizontal")
+        pl.concat([scored, hit_rates], how="horizontal")
         .sort(["score", "symbol"], descending=[True, False])
         .select(
             "session",

@@ -16,6 +16,7 @@ import polars as pl
 
 from marketlake.domain.forecasting.metrics import wilson
 from marketlake.domain.prices import Floats
+from marketlake.errors import ContractViolation
 
 Labels = npt.NDArray[np.int64]
 BOOTSTRAPS = 2_000
@@ -145,6 +146,13 @@ def block_sessions(series: Floats, *, at_least: int) -> float:
     """Return a series' mean block length (Politis and White 2004), and no less than asked."""
     from arch.bootstrap import optimal_block_length
 
+    if len(series) == 0:
+        raise ContractViolation(
+            expected="a session in which the figure is defined",
+            was="none: every session has too few rows, or a score that is the same for all",
+            where="stationary bootstrap of a series by session",
+            todo="train on more sessions and symbols, or on a model that tells rows apart",
+        )
     if len(series) < 10 or np.ptp(series) == 0:
         return float(at_least)
     found = float(optimal_block_length(series)["stationary"].iloc[0])

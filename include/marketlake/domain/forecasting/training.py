@@ -6,6 +6,7 @@ Features, labels and returns come in as frames; nothing later than ``as_of`` may
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -36,7 +37,7 @@ MAX_MISSING = 0.2
 ENSEMBLE = "ensemble"
 _MIN_SYMBOLS = 3
 EARLIER_TRIALS = 2
-"""Tried on this question before the ensemble's models: a ridge and LightGBM on returns."""
+"""Tried on this question before any document was kept: a ridge and LightGBM on returns."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def train(
     cost_bps: float,
     regimes: pl.DataFrame | None = None,
     walked: Callable[[np.random.Generator], Inputs] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
     caveats: Sequence[str] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> Training:
@@ -97,6 +99,8 @@ def train(
     walked
         Gives the inputs of the same market with prices that walk at random, for the null panel;
         None leaves that null out, and then the panel is not clean.
+    earlier
+        The documents of trainings before; what they tried counts as trials of this one too.
     caveats
         What the document must also say of its data, after what the training itself knows.
     progress
@@ -135,7 +139,7 @@ def train(
         embargo=horizon,
         next_returns=next_returns,
         cost_bps=cost_bps,
-        earlier_trials=EARLIER_TRIALS,
+        earlier_trials=EARLIER_TRIALS + len(_tried(earlier) - _own(chosen)),
         regimes=regimes,
         recompute=None if walked is None else lambda rng: panel(walked(rng)),
         progress=progress,
@@ -212,6 +216,30 @@ def centred_scores(probability: pl.Expr, *, scale: float, over: Sequence[str]) -
     """Return expected returns above their mean forecast, fractions: ``(2 p - 1) scale``."""
     score = (2.0 * probability - 1.0) * scale
     return score - score.mean().over(over)
+
+
+def _tried(documents: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return every configuration that some trainings tried, each once however often it was."""
+    found = set()
+    for document in documents:
+        members = {name: one for name, one in document["models"].items() if name != ENSEMBLE}
+        found |= {_configuration(name, one["parameters"]) for name, one in members.items()}
+        found |= {
+            _configuration(trial["model"], trial["parameters"])
+            for trial in document.get("report", {}).get("tuning", ())
+        }
+    return found
+
+
+def _own(profile: Profile) -> set[str]:
+    return {
+        _configuration(name, classifier(name).with_parameters(**changes).parameters)
+        for name, changes in profile.models.items()
+    }
+
+
+def _configuration(name: str, parameters: Mapping[str, Any]) -> str:
+    return json.dumps([name, dict(parameters)], sort_keys=True)
 
 
 def _require_cross_sections(panel: Panel) -> None:

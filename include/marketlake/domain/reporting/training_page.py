@@ -94,6 +94,7 @@ def render(document: Mapping[str, Any]) -> bytes:
                 _coverage(ensemble),
                 _signals(validation),
                 "</div>",
+                _validator(report["validator"]),
                 _groups(ensemble),
                 _portfolios(report["portfolio"]),
                 '<div class="grid2 even">',
@@ -104,6 +105,7 @@ def render(document: Mapping[str, Any]) -> bytes:
                 _folds(validation),
                 _trained(document),
                 "</div>",
+                _tuning(report["tuning"]),
                 _files(document["files"]),
             ]
         )
@@ -228,9 +230,8 @@ def _tiles(ensemble: Mapping[str, Any], sharpe: Mapping[str, Any]) -> str:
         + tile(
             "Deflated Sharpe ratio",
             number(sharpe["value"], 3),
-            f"chance that the best of {plural(sharpe['trials'], 'trial')}, "
-            f"<b>{escape(sharpe['best'])}</b>, has a Sharpe ratio above 0 once its luck of being "
-            "chosen is taken off; before costs",
+            "chance that the ensemble's Sharpe ratio is above what luck gives the best of "
+            f"{plural(sharpe['trials'], 'trial')} without skill; before costs",
         )
         + "</section>"
     )
@@ -290,7 +291,10 @@ def _luck(report: Mapping[str, Any]) -> str:
     promised = 1.0 - conformal["alpha"]
     pairs = (
         ("Trials counted", number(sharpe["trials"], 0)),
-        ("Best by Sharpe ratio, before costs", escape(sharpe["best"])),
+        (
+            f"Best of {number(sharpe['compared'], 0)} by Sharpe ratio, before costs",
+            escape(sharpe["best"]),
+        ),
         ("Probability of backtest overfitting", percent(overfitting["pbo"])),
         ("Chosen by backtest, lost out of sample", percent(overfitting["loss"])),
         ("Blocks of sessions, half chosen on", number(overfitting["blocks"], 0)),
@@ -306,10 +310,16 @@ def _luck(report: Mapping[str, Any]) -> str:
     )
     return (
         '<section><h2>Chosen by luck?</h2><p class="note">Overfitting: how often the best model of '
-        "one half of the sessions is at or below the median in the other half; 50 % is what "
-        "choosing among equals gives.</p>"
+        "one half of the sessions is at or below the median in the other half; "
+        f"{percent(_at_or_below_median(sharpe['compared']), 0)} is what choosing among "
+        f"{number(sharpe['compared'], 0)} equals gives.</p>"
         f'{_definitions(pairs)}<p class="note" style="margin:12px 0 0">{reading}</p></section>'
     )
+
+
+def _at_or_below_median(n: int) -> float:
+    """Return the share of n ranks that are not above their median."""
+    return (n + 1) // 2 / n
 
 
 def _definitions(pairs: Sequence[tuple[str, str]]) -> str:
@@ -342,7 +352,8 @@ def _nulls(panel: Mapping[str, Any]) -> str:
     )
     return (
         "<section><h2>Null panel: is anything found where nothing is?</h2>"
-        '<p class="note">The same walk-forward, three times on inputs whose answer is known. '
+        '<p class="note">LightGBM alone by a short walk-forward on the same features, three times '
+        "with an answer that is known. "
         f"Clean: <b>{'yes' if panel['clean'] else 'no'}</b>. "
         f"{_mark('chance is 0')}.</p>{table(head, rows)}</section>"
     )
@@ -461,6 +472,30 @@ def _signals(validation: Mapping[str, Any]) -> str:
         f"({_between(base_rate, 1, scale=100)}), n = {number(base_rate['n'], 0)}; 95 % intervals "
         f"count {number(base_rate['n_independent'], 0)} without overlap.</p>"
         f"{table(head, rows)}</section>"
+    )
+
+
+def _validator(validator: Mapping[str, Any]) -> str:
+    top, brier = validator["top_quarter"], validator["brier"]
+    pairs = (
+        ("Sides that were right", percent(validator["share_right"])),
+        (
+            "Among the quarter it trusts most",
+            f"{percent(top['value'])} <small>{_between(top, 1, scale=100)}, "
+            f"n = {number(top['n'], 0)}</small>",
+        ),
+        (
+            "Brier score of its probability",
+            f"{number(brier['value'], 4)} <small>{_between(brier, 4)}</small>",
+        ),
+        ("Brier score of the share alone", number(validator["brier_of_share"], 4)),
+        ("Calibration error", number(validator["calibration_error"], 4)),
+    )
+    return (
+        '<section><h2>The second model\'s word</h2><p class="note">A random forest says of each '
+        "signal how likely its side is right, taught by earlier folds alone. It knows something "
+        "where its Brier score is below that of the share alone. "
+        f"n = {number(validator['n'], 0)}.</p>{_definitions(pairs)}</section>"
     )
 
 
@@ -633,6 +668,35 @@ def _trained(document: Mapping[str, Any]) -> str:
         ("Trials, earlier ones among them", number(document["trials"], 0)),
     )
     return f"<section><h2>What was trained</h2>{_definitions(pairs)}</section>"
+
+
+def _tuning(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Return every configuration that was tried, or nothing where none was."""
+    if not trials:
+        return ""
+    models = list(dict.fromkeys(trial["model"] for trial in trials))
+    best = {
+        model: min(trial["brier"] for trial in trials if trial["model"] == model)
+        for model in models
+    }
+    rows = [
+        (
+            number(count, 0),
+            escape(trial["model"]),
+            ", ".join(
+                f"{escape(name)} {value:.3g}" for name, value in sorted(trial["parameters"].items())
+            ),
+            number(trial["brier"], 5),
+            "lowest" if trial["brier"] == best[trial["model"]] else "",
+        )
+        for count, trial in enumerate(trials, start=1)
+    ]
+    head = (("Trial", "n"), ("Model", ""), ("Parameters", ""), ("Brier", "n"), ("", ""))
+    return (
+        '<section><h2>Tuning</h2><p class="note">What was tried inside the first fold\'s training '
+        "rows, before any test; the lowest Brier score of each model was taken. Each counts as a "
+        f"trial above.</p>{table(head, rows)}</section>"
+    )
 
 
 def _files(files: Sequence[Mapping[str, Any]]) -> str:
