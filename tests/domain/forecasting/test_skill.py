@@ -286,6 +286,23 @@ def test_costs_only_take_and_twice_as_much_at_twice_the_costs() -> None:
         assert none - once == pytest.approx(once - twice)
 
 
+def test_equal_scores_share_their_places_whatever_their_names() -> None:
+    days = weekdays(date(2022, 8, 22), 3)
+    scored = pl.DataFrame(
+        {
+            "session": [day for day in days for _ in range(4)],
+            "symbol": ["A", "B", "C", "D"] * 3,
+            # All the same; two at the top; a pair in the middle.
+            "score": [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1.0, 0.0, 3.0, 1.0, 1.0, 0.0],
+        }
+    )
+    for shuffled in (scored, scored[::-1]):
+        _, _, book = portfolio.weights_of(shuffled, share=0.25, holding_sessions=1, long_only=False)
+        assert book.tolist() == [[0, 0, 0, 0], [0.25, 0.25, 0, -0.5], [0.5, 0, 0, -0.5]]
+        _, _, book = portfolio.weights_of(shuffled, share=0.5, holding_sessions=1, long_only=True)
+        assert book.tolist() == [[0.25] * 4, [0.5, 0.5, 0, 0], [0.5, 0.25, 0.25, 0]]
+
+
 def test_what_is_still_held_earns_on_sessions_that_do_not_score_it_any_more() -> None:
     days = weekdays(date(2022, 8, 22), 30)
     keys = pl.DataFrame({"session": np.repeat(np.array(days, dtype="datetime64[D]"), 4)})

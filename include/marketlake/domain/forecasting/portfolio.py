@@ -28,7 +28,8 @@ def weights_of(
     scored
         ``session``, ``symbol``, ``score``.
     share
-        Of the names of a session, how many are held on each side, at least one.
+        Of the names of a session, how many are held on each side, at least one. Names whose scores
+        are equal share the places that they take together.
     holding_sessions
         Each session's choice is held this long: 1 / holding_sessions of the book a session.
     long_only
@@ -39,20 +40,16 @@ def weights_of(
     tuple
         Sessions, symbols, and weights [n_sessions, n_symbols]: their absolute sum is at most 1.
     """
-    place = pl.col("score").rank("ordinal").over("session")
-    count = pl.len().over("session")
+    first = pl.col("score").rank("min").over("session")
+    last = pl.col("score").rank("max").over("session")
+    count, equals = pl.len().over("session"), last - first + 1.0
     held = (count * share).floor().clip(lower_bound=1)
-    per_side = 1.0 / held * (1.0 if long_only else 0.5)
-    side = (
-        pl.when(place > count - held)
-        .then(per_side)
-        .when((place <= held) & (not long_only))
-        .then(-per_side)
-        .otherwise(0.0)
-    )
+    in_top = (last - (count - held)).clip(0.0, equals) / equals
+    in_bottom = (held - (first - 1.0)).clip(0.0, equals) / equals
+    weight = in_top / held if long_only else 0.5 * (in_top - in_bottom) / held
     chosen = (
         scored.sort("session", "symbol")
-        .select("session", "symbol", side.alias("weight"))
+        .select("session", "symbol", weight.alias("weight"))
         .pivot("symbol", index="session", values="weight")
         .fill_null(0.0)
         .sort("session")
