@@ -79,20 +79,28 @@ class Log:
             size, at = index + 1, BEGAN + timedelta(seconds=index)
             point = Checkpoint(size, tree.root(size).hex(), at.isoformat())
             note = sign(point, origin="marketlake", key=key) if key is not None else None
+            self.plant(index, entry)
             self.tamper(
-                (
-                    "insert into ledger.entry values (%s, %s, %s, null, null, %s, %s, %s)",
-                    (
-                        *(index, entry.key, entry.kind, entry.recorded_at_utc),
-                        *(content, leaf_hash(content)),
-                    ),
-                ),
                 (
                     "insert into ledger.checkpoint (size, root_hash, recorded_at, note)"
                     " values (%s, %s, %s, %s)",
                     (size, tree.root(size), at, note),
                 ),
             )
+
+    def plant(self, index: int, entry: Entry) -> None:
+        """Insert a row that no appender made, wherever it may be."""
+        content = entry.canonical()
+        self.tamper(
+            "alter table ledger.entry drop constraint if exists entry_index_from_0",
+            (
+                "insert into ledger.entry values (%s, %s, %s, null, null, %s, %s, %s)",
+                (
+                    *(index, entry.key, entry.kind, entry.recorded_at_utc),
+                    *(content, leaf_hash(content)),
+                ),
+            ),
+        )
 
     def faults(self) -> list[str]:
         """Start the appender again, as an operator would, and verify everything."""
@@ -313,6 +321,46 @@ def test_11_a_consistent_rewrite_by_a_superuser(log: Log, signed: bool) -> None:
         assert "fork: one of entries" in fault or "rewritten since" in fault
     else:
         assert fault == "checkpoint 1 is not signed"
+
+
+@pytest.mark.parametrize("index", [-1, ENTRIES, 10_000])
+def test_12_a_row_planted_under_a_key_that_is_still_to_come(log: Log, index: int) -> None:
+    """Who asks to record it must not get a receipt for the planted row, which no root covers."""
+    coming = entry(ENTRIES, BEGAN + timedelta(seconds=ENTRIES))
+    refused = pytest.raises(ContractViolation, match=f"entry {index}, which has the key 'run/8'")
+    with appender_thread(log.settings, log.clock) as client:
+        log.plant(index, coming)
+        for _ in range(2):
+            with refused:
+                client.append([coming])
+        assert verify_ledger(log.settings).faults
+    assert f"entry {index if index < 0 else ENTRIES} was " in log.first_fault()
+
+
+def test_12_a_planted_row_that_is_gone_again_before_anybody_verifies(log: Log) -> None:
+    coming = entry(ENTRIES, BEGAN + timedelta(seconds=ENTRIES))
+    with appender_thread(log.settings, log.clock) as client:
+        log.plant(10_000, coming)
+        with pytest.raises(ContractViolation, match="entry 10000"):
+            client.append([coming])
+        log.tamper("delete from ledger.entry where index = 10000")
+        assert "entry 10000" in verify_ledger(log.settings).faults[0]
+    with appender_thread(log.settings, log.clock) as client:
+        assert client.append([coming])[0].index == ENTRIES
+        assert verify_ledger(log.settings).faults == []
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["found by its key", "looked up first"])
+def test_12_a_key_moved_to_an_old_entry(log: Log, is_old: bool) -> None:
+    """The same kind and payload under another key is another fact."""
+    coming = Entry("run/8", "calculation", {"value_usd": 30}, log.clock.now.isoformat())
+    with appender_thread(log.settings, log.clock) as client:
+        log.tamper("update ledger.entry set key = 'run/8' where index = 3")
+        if is_old:
+            log.clock.now += timedelta(hours=1)
+        with pytest.raises(ContractViolation, match="entry 3: column key is 'run/8'"):
+            client.append([coming])
+    assert log.first_fault() == "entry 3: column key differs from its bytes"
 
 
 def _serve_once(settings: Settings, clock: Clock) -> None:

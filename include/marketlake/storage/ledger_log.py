@@ -35,6 +35,7 @@ from marketlake.storage.ledger import (
     StoredRow,
 )
 from marketlake.storage.proof.merkle import HASH_BYTES, MerkleTree, leaf_hash
+from marketlake.storage.proof.verification import below_first
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
@@ -74,6 +75,21 @@ _SCHEMA = (
         canonical bytea not null,
         leaf_hash bytea not null
     )
+    """,
+    # A log made before this rule gets it too. What it holds already is examined at the start, and
+    # named; refusing to add the rule would only hide it.
+    """
+    do $$
+    begin
+        if not exists (
+            select from pg_constraint
+            where conrelid = 'ledger.entry'::regclass and conname = 'entry_index_from_0'
+        ) then
+            alter table ledger.entry
+                add constraint entry_index_from_0 check (index >= 0) not valid;
+        end if;
+    end
+    $$
     """,
     "create index if not exists entry_run on ledger.entry (dag_id, run_id, index)",
     "create index if not exists entry_kind on ledger.entry (kind, index)",
@@ -325,7 +341,7 @@ class LedgerLog:
             " order by size desc limit 1"
         ).fetchone()
         size, root, recorded_at, note = latest or (0, b"", self._clock(), "")
-        fault = self._read_leaves(connection, max(known - 1, 0))
+        fault = _below_first(connection) or self._read_leaves(connection, max(known - 1, 0))
         if fault is None:
             fault = self._compare(size, root) or self._compare_published()
         if size >= known:
@@ -388,19 +404,44 @@ class LedgerLog:
         # Nearly every key is new, so the table's unique index is left to say which ones are not.
         # Only an entry from another time is looked up first: old ones may well be repeats.
         late = [leaf for leaves in batch for leaf in leaves if leaf.offset(now) > _MAX_OFFSET]
-        known = _already_recorded(connection, late) if late else {}
+        known = self._already_recorded(connection, late) if late else {}
         try:
             outcomes, fresh = _place(batch, known, self.head.size, now)
             try:
                 self._commit(connection, fresh, at)
             except psycopg.errors.UniqueViolation:
-                known = _already_recorded(connection, [leaf for leaves in batch for leaf in leaves])
+                everything = [leaf for leaves in batch for leaf in leaves]
+                known = self._already_recorded(connection, everything)
                 outcomes, fresh = _place(batch, known, self.head.size, now)
                 self._commit(connection, fresh, at)
         except (psycopg.IntegrityError, psycopg.ProgrammingError) as error:
             # Nobody else may write here, so a collision or a changed table is tampering.
             self._refuse(f"entry {self.head.size} could not follow: {str(error).strip()}")
         return outcomes
+
+    def _already_recorded(
+        self, connection: Connection, leaves: Iterable[Leaf]
+    ) -> dict[str, _Placed]:
+        """Return what stands under the leaves' keys; refuse a row that was not appended here.
+
+        Whoever owns the database can plant a row under a key that is still to come. A receipt for
+        it would be one for an entry that no root covers.
+        """
+        keys = list({leaf.entry.key for leaf in leaves})
+        rows = connection.execute(
+            "select key, index, canonical, leaf_hash from ledger.entry where key = any(%s)", (keys,)
+        )
+        known = {}
+        for key, index, content, stored in rows:
+            is_ours = 0 <= index < self.head.size and self._tree.leaf(index) == stored
+            if not is_ours or leaf_hash(content) != stored:
+                self._refuse(f"entry {index}, which has the key {key!r}, was not appended here")
+            # These are the bytes that were appended, so they can be read.
+            entry = Entry.from_canonical(content)
+            if entry.key != key:
+                self._refuse(f"entry {index}: column key is {key!r}, its bytes say {entry.key!r}")
+            known[key] = _Placed(entry, Receipt(index, stored.hex()))
+        return known
 
     def _commit(self, connection: Connection, fresh: Sequence[Leaf], at: datetime) -> None:
         """Make new leaves and the checkpoint of them durable, or change nothing."""
@@ -494,15 +535,9 @@ def _not_before(last: datetime, now: datetime) -> datetime:
     return max(last, now)
 
 
-def _already_recorded(connection: Connection, leaves: Iterable[Leaf]) -> dict[str, _Placed]:
-    keys = list({leaf.entry.key for leaf in leaves})
-    rows = connection.execute(
-        "select key, index, canonical, leaf_hash from ledger.entry where key = any(%s)", (keys,)
-    )
-    return {
-        key: _Placed(Entry.from_canonical(content), Receipt(index, leaf.hex()))
-        for key, index, content, leaf in rows
-    }
+def _below_first(connection: Connection) -> str | None:
+    lowest = _value(connection, "select min(index) from ledger.entry")
+    return below_first(lowest) if lowest is not None and lowest < 0 else None
 
 
 def _place(
