@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import boto3
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from marketlake.clock import sleep_s
+from marketlake.clock import sleep_s, utc_now
 from marketlake.errors import ConfigError, ContractViolation, SourceUnavailable
 from marketlake.services.ledger_appender import Appender
 from marketlake.services.platform.ports import free_ports
@@ -24,6 +25,7 @@ from marketlake.services.signing_key import signing_key
 from marketlake.settings import Settings
 from marketlake.storage.checkpoints import PublishedCheckpoints, verify_ledger
 from marketlake.storage.ledger import Checkpoint, Entry, LedgerClient
+from marketlake.storage.objects import ObjectStore
 from marketlake.storage.proof.checkpoint import new_key_pem, public_key_text, sign
 from marketlake.storage.proof.merkle import MerkleTree, leaf_hash
 from psycopg import sql
@@ -102,6 +104,23 @@ class Log:
             ),
         )
 
+    def delete_from_bucket(self) -> list[str]:
+        """Delete every checkpoint by its name, as whoever may write there can; return which."""
+        lake = self.settings.lake
+        client = boto3.client(
+            "s3",
+            endpoint_url=lake.endpoint_url,
+            region_name=lake.region,
+            aws_access_key_id=lake.access_key.get_secret_value(),
+            aws_secret_access_key=lake.secret_key.get_secret_value(),
+        )
+        keys = [item.key for item in ObjectStore(lake).list(lake.worm_bucket, "checkpoints/")]
+        for key in keys:
+            client.delete_object(Bucket=lake.worm_bucket, Key=key)
+        assert keys
+        assert ObjectStore(lake).list(lake.worm_bucket, "checkpoints/") == []
+        return [f"s3://{lake.worm_bucket}/{key}" for key in keys]
+
     def faults(self) -> list[str]:
         """Start the appender again, as an operator would, and verify everything."""
         with appender_thread(self.settings, self.clock):
@@ -162,7 +181,7 @@ def log(settings: Settings) -> Log:
     with appender_thread(settings, clock) as client:
         fill(client, clock)
     log = Log(settings, clock)
-    assert [one.note for one in PublishedCheckpoints(settings).in_bucket(lambda *_: True)]
+    assert PublishedCheckpoints(settings).in_bucket(lambda *_: True).read
     return log
 
 
@@ -180,7 +199,7 @@ def test_a_checkpoint_is_in_file_and_bucket_within_a_second(settings: Settings) 
         fill(client, clock)
         sleep_s(1.0)
         places = PublishedCheckpoints(settings)
-        kept = places.in_file() + places.in_bucket(lambda *_: True)
+        kept = places.in_file() + places.in_bucket(lambda *_: True).read
         assert [one.note.split("\n")[1] for one in (kept[-2], kept[-1])] == [str(ENTRIES)] * 2
 
 
@@ -214,6 +233,70 @@ def test_4_a_cut_tail_with_its_checkpoints(log: Log) -> None:
         "delete from ledger.entry where index >= 6", "delete from ledger.checkpoint where size > 6"
     )
     assert log.first_fault().startswith("entries 6 to 7 are missing: the tail was cut")
+
+
+def test_4_a_cut_tail_where_the_file_is_gone_and_the_bucket_hides_its_checkpoints(log: Log) -> None:
+    """A lock does not keep anybody from deleting a name: the object is behind a marker then."""
+    log.tamper(
+        "delete from ledger.entry where index >= 6", "delete from ledger.checkpoint where size > 6"
+    )
+    log.settings.checkpoint_file.unlink()
+    hidden = log.delete_from_bucket()
+    faults = log.faults()
+    assert faults[0].startswith("entries 6 to 7 are missing: the tail was cut (s3://")
+    assert [fault.split(" was deleted: ")[0] for fault in faults[1:]] == hidden
+
+
+def test_4_a_hidden_checkpoint_of_a_log_in_which_nothing_is_wrong(log: Log) -> None:
+    hidden = log.delete_from_bucket()
+    assert [fault.split(" was deleted: ")[0] for fault in log.faults()] == hidden
+
+
+def test_4_a_checkpoint_that_another_version_covers_in_the_bucket(log: Log) -> None:
+    log.tamper(
+        "delete from ledger.entry where index >= 6", "delete from ledger.checkpoint where size > 6"
+    )
+    log.settings.checkpoint_file.unlink()
+    store, bucket = ObjectStore(log.settings.lake), log.settings.lake.worm_bucket
+    newest = store.list(bucket, "checkpoints/")[-1].key
+    store.put(bucket, newest, b"nothing", content_type="text/plain")
+    covered, cut = log.faults()[:2]
+    assert "malformed note" in covered
+    assert cut.startswith("entries 6 to 7 are missing: the tail was cut (s3://")
+
+
+def test_4_a_log_of_which_nothing_is_to_be_found_outside(log: Log) -> None:
+    empty = log.settings.model_copy(
+        update={
+            "lake": log.settings.lake.model_copy(update={"worm_bucket": f"e-{uuid.uuid4().hex}"})
+        }
+    )
+    ObjectStore(empty.lake).ensure_locked_bucket(empty.lake.worm_bucket, retention_days=1)
+    with appender_thread(log.settings, log.clock):
+        found = verify_ledger(empty)
+        assert (found.ok, found.kept_in_file > 0, found.kept_in_bucket) == (True, True, 0)
+        log.settings.checkpoint_file.unlink()
+        found = verify_ledger(empty)
+    assert [fault.split(",")[0] for fault in found.faults] == [
+        "no checkpoint of any entry is to be found outside the database"
+    ]
+    assert not found.ok
+
+
+def test_a_log_too_young_to_be_published_is_no_fault(settings: Settings) -> None:
+    elsewhere = settings.model_copy(
+        update={
+            "ledger": settings.ledger.model_copy(
+                update={"checkpoint_file": settings.checkpoint_file.with_name("none.txt")}
+            ),
+            "lake": settings.lake.model_copy(update={"worm_bucket": f"e-{uuid.uuid4().hex}"}),
+        }
+    )
+    ObjectStore(elsewhere.lake).ensure_locked_bucket(elsewhere.lake.worm_bucket, retention_days=1)
+    with appender_thread(settings, utc_now) as client:
+        client.append([entry(0, utc_now())])
+        found = verify_ledger(elsewhere)
+    assert (found.faults, found.kept_in_file, found.kept_in_bucket) == ([], 0, 0)
 
 
 def test_5_everything_dropped_and_begun_anew(log: Log) -> None:

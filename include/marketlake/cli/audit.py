@@ -35,13 +35,17 @@ def verify(
 
     settings = load_settings()
     found = verify_ledger(settings, public_key=public_key)
-    pinned = public_key or settings.ledger.public_key
+    pinned = found.public_key
     if as_json:
-        typer.echo(json.dumps(vars(found) | {"public_key": pinned}, indent=2))
+        typer.echo(json.dumps(vars(found), indent=2))
     else:
         typer.echo(f"{'verified' if found.ok else 'NOT VERIFIED'}: {found.size:,} entries")
         typer.echo(f"root {found.root_hash}")
         typer.echo(f"signed by {pinned}" if pinned else "no key is pinned: signatures unchecked")
+        typer.echo(
+            f"held against {found.kept_in_file:,} checkpoints in {settings.checkpoint_file} and "
+            f"{found.kept_in_bucket:,} in s3://{settings.lake.worm_bucket}"
+        )
         for fault in found.faults:
             typer.echo(f"  {fault}")
     if not found.ok:

@@ -110,6 +110,14 @@ class Version:
 
 
 @dataclass(frozen=True)
+class History:
+    """Every version of some keys, and the keys that a delete marker hides, or once hid."""
+
+    versions: list[Version]
+    removed: list[str]
+
+
+@dataclass(frozen=True)
 class Restored:
     """What a bucket restored from a backup was called before, and its versions' names of then."""
 
@@ -208,9 +216,19 @@ class ObjectStore:
 
     def versions(self, bucket: str, prefix: str = "") -> list[Version]:
         """Return every version below ``prefix``, sorted by key, of each key the oldest first."""
+        return self.history(bucket, prefix).versions
+
+    def history(self, bucket: str, prefix: str = "", *, after: str = "") -> History:
+        """Return the versions below ``prefix``, of keys behind ``after`` if given, as ``versions``
+        does, and what was removed among them.
+
+        A lock keeps versions, not names: whoever deletes without naming a version succeeds, and
+        the key is gone from a listing.
+        """
         found: list[Version] = []
+        removed: set[str] = set()
         pages = self._client.get_paginator("list_object_versions").paginate(
-            Bucket=bucket, Prefix=prefix
+            Bucket=bucket, Prefix=prefix, **({"KeyMarker": after} if after else {})
         )
         with self._named_errors(f"s3://{bucket}/{prefix}"):
             for page in pages:
@@ -218,10 +236,11 @@ class ObjectStore:
                     Version(entry["Key"], entry["VersionId"], entry["Size"])
                     for entry in page.get("Versions", [])
                 )
+                removed |= {entry["Key"] for entry in page.get("DeleteMarkers", [])}
         # The store lists the newest of a key first; sorting keeps the order of equals.
         found.reverse()
         found.sort(key=lambda version: version.key)
-        return found
+        return History(found, sorted(removed))
 
     def list(self, bucket: str, prefix: str, *, after: str = "", until: str = "") -> list[Listed]:
         """Return the keys below ``prefix``, sorted, between ``after`` and ``until`` if given."""
