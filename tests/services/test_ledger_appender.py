@@ -33,7 +33,7 @@ from marketlake.services.platform import components
 from marketlake.services.platform.ports import free_ports, is_free
 from marketlake.services.platform.postgres import EmbeddedPostgres
 from marketlake.services.platform.runtime import prepare
-from marketlake.services.signing_key import signer
+from marketlake.services.signing_key import public_key, signer
 from marketlake.settings import PROJECT_ROOT, Settings
 from marketlake.storage.ledger import (
     FRAME_HEADER,
@@ -405,6 +405,8 @@ def test_an_appender_started_before_postgres_waits_for_it(
             sleep_s(0.05)
         with pytest.raises(SourceUnavailable, match="Postgres"):
             LedgerClient(own.ledger).ping()
+        sleep_s(1)
+        assert not own.checkpoint_file.exists()  # it knows of no log yet
         server[1].start()
         assert LedgerClient(own.ledger).append([entry("first")])[0].index == 0
     finally:
@@ -480,9 +482,15 @@ def clock() -> Clock:
     return Clock()
 
 
+def log_of(settings: Settings, clock: Clock) -> LedgerLog:
+    return LedgerLog(
+        settings.postgres, sign=signer(settings), public_key=public_key(settings), clock=clock
+    )
+
+
 @pytest.fixture
 def log(own: Settings, clock: Clock) -> Iterator[LedgerLog]:
-    opened = LedgerLog(own.postgres, sign=signer(own), clock=clock)
+    opened = log_of(own, clock)
     yield opened
     opened.close()
 
@@ -544,7 +552,7 @@ def test_a_clock_that_went_back_far_stops_the_log_until_it_is_right(
     began = clock.now
     log.append([[leaf("a", clock.shows())]])
     clock.now = began - timedelta(seconds=65.5)
-    for one in (log, LedgerLog(own.postgres, sign=signer(own), clock=clock)):
+    for one in (log, log_of(own, clock)):
         with pytest.raises(SourceUnavailable, match=r"gone back.*65\.500 s earlier"):
             one.append([[leaf("b", clock.shows())]])
         one.close()

@@ -21,12 +21,12 @@ from marketlake.clock import sleep_s, utc_now
 from marketlake.errors import ConfigError, ContractViolation, SourceUnavailable
 from marketlake.services.ledger_appender import Appender
 from marketlake.services.platform.ports import free_ports
-from marketlake.services.signing_key import signing_key
+from marketlake.services.signing_key import public_key, signing_key
 from marketlake.settings import Settings
 from marketlake.storage.checkpoints import PublishedCheckpoints, verify_ledger
 from marketlake.storage.ledger import Checkpoint, Entry, LedgerClient
 from marketlake.storage.objects import ObjectStore
-from marketlake.storage.proof.checkpoint import new_key_pem, public_key_text, sign
+from marketlake.storage.proof.checkpoint import new_key_pem, open_signed, public_key_text, sign
 from marketlake.storage.proof.merkle import MerkleTree, leaf_hash
 from psycopg import sql
 
@@ -283,6 +283,65 @@ def test_4_a_log_of_which_nothing_is_to_be_found_outside(log: Log) -> None:
     assert not found.ok
 
 
+def test_4_a_cut_tail_where_the_file_is_gone_is_not_gone_on_with(log: Log) -> None:
+    log.tamper(
+        "delete from ledger.entry where index >= 6", "delete from ledger.checkpoint where size > 6"
+    )
+    log.settings.checkpoint_file.unlink()
+    log.delete_from_bucket()
+    refused = pytest.raises(ContractViolation, match="entries 6 to 7 are missing: a checkpoint of")
+    with appender_thread(log.settings, log.clock) as client, refused:
+        client.append([entry(100, log.clock.now)])
+    assert not log.settings.checkpoint_file.exists()  # a cut log is not published
+
+
+def test_4_a_cut_tail_behind_the_note_of_an_empty_log(log: Log) -> None:
+    """An appender that had not reached Postgres once published that, as the file's last note."""
+    log.tamper(
+        "delete from ledger.entry where index >= 6", "delete from ledger.checkpoint where size > 6"
+    )
+    empty = Checkpoint(0, MerkleTree().root(0).hex(), log.clock.now.isoformat())
+    note = sign(empty, origin="marketlake", key=signing_key(log.settings))
+    with log.settings.checkpoint_file.open("a") as file:
+        file.write(f"\n{note}")
+    refused = pytest.raises(ContractViolation, match="entries 6 to 7 are missing: a checkpoint of")
+    with appender_thread(without_store(log.settings), log.clock) as client, refused:
+        client.append([entry(100, log.clock.now)])
+
+
+def test_what_did_not_reach_the_bucket_does_after_a_restart_in_which_nobody_appends(
+    log: Log,
+) -> None:
+    with appender_thread(without_store(log.settings), log.clock) as client:
+        fill(client, log.clock, ENTRIES, ENTRIES + 2)
+    places = PublishedCheckpoints(log.settings)
+    key = str(log.settings.ledger.public_key)
+    assert places.newest_in_bucket(key, since=0)[0].size == ENTRIES
+    with appender_thread(log.settings, log.clock):
+        sleep_s(1.0)
+        assert places.newest_in_bucket(key, since=0)[0].size == ENTRIES + 2
+    sizes = [one.note.split("\n")[1] for one in places.in_file()]
+    assert sizes[-1] == str(ENTRIES + 2)
+    assert len(sizes) == len(set(sizes))  # trying again fills no disk
+    assert log.faults() == []
+
+
+def test_a_checkpoint_in_the_bucket_counts_only_with_our_signature_and_under_its_own_name(
+    log: Log,
+) -> None:
+    places, store = PublishedCheckpoints(log.settings), ObjectStore(log.settings.lake)
+    bucket, key = log.settings.lake.worm_bucket, str(log.settings.ledger.public_key)
+    (newest,) = places.newest_in_bucket(key, since=0)
+    assert newest.size == ENTRIES
+    larger = f"checkpoints/{ENTRIES + 5:012d}-{'0' * 64}.txt"
+    theirs = sign(newest, origin="marketlake", key=Ed25519PrivateKey.generate())
+    for note in (theirs, places.in_file()[-1].note):
+        store.put(bucket, larger, note.encode(), content_type="text/plain")
+    assert places.newest_in_bucket(key, since=0) == [newest]
+    assert places.newest_in_bucket(key, since=ENTRIES) == [newest]
+    assert places.newest_in_bucket(key, since=ENTRIES + 1) == []
+
+
 def test_a_log_too_young_to_be_published_is_no_fault(settings: Settings) -> None:
     elsewhere = settings.model_copy(
         update={
@@ -339,19 +398,29 @@ def test_8_a_fork_by_a_second_appender_on_a_copy(log: Log) -> None:
                 sql.Identifier(copy), sql.Identifier(postgres.ledger_db)
             )
         )
-    with appender_thread(log.settings, log.clock) as client:
-        fill(client, log.clock, ENTRIES, ENTRIES + 2)
     theirs = log.settings.model_copy(
         update={
             "postgres": postgres.model_copy(update={"ledger_db": copy}),
             "ledger": log.settings.ledger.model_copy(
-                update={"checkpoint_file": log.settings.checkpoint_file.with_name("other.txt")}
+                update={
+                    "port": free_ports(1)[0],
+                    "checkpoint_file": log.settings.checkpoint_file.with_name("other.txt"),
+                }
             ),
         }
     )
-    with appender_thread(theirs, log.clock) as client:
+    with (
+        appender_thread(log.settings, log.clock) as ours,
+        appender_thread(theirs, log.clock) as client,
+    ):
+        fill(ours, log.clock, ENTRIES, ENTRIES + 2)
         client.append([entry(500, log.clock.now), entry(501, log.clock.now)])
     assert log.first_fault().startswith("fork: ")
+    # Whoever starts later finds the other's checkpoint in the bucket.
+    refused = pytest.raises(ContractViolation, match="the first 10 entries are not those of a pub")
+    for settings in (log.settings, theirs):
+        with appender_thread(settings, log.clock) as client, refused:
+            client.append([entry(502, log.clock.now)])
     with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(copy)))
 
@@ -386,6 +455,43 @@ def test_10_checkpoints_signed_with_another_key(log: Log) -> None:
     entries = log.entries()
     log.rewrite(entries, Ed25519PrivateKey.generate())
     assert log.first_fault().startswith("checkpoint 1: signed by another key")
+
+
+def test_10_an_entry_with_a_checkpoint_of_its_own_added_while_nobody_appends(log: Log) -> None:
+    """The next signature would cover it, and the checkpoint that shows who made it could go."""
+    added = entry(ENTRIES, log.clock.now)
+    tree = MerkleTree()
+    for one in [*log.entries(), added]:
+        tree.append(leaf_hash(one.canonical()))
+    point = Checkpoint(tree.size, tree.root(tree.size).hex(), log.clock.now.isoformat())
+    note = sign(point, origin="marketlake", key=Ed25519PrivateKey.generate())
+    log.plant(ENTRIES, added)
+    log.tamper(
+        (
+            "insert into ledger.checkpoint (size, root_hash, recorded_at, note)"
+            " values (%s, %s, %s, %s)",
+            (tree.size, tree.root(tree.size), log.clock.now, note),
+        )
+    )
+    refused = pytest.raises(ContractViolation, match="checkpoint 9: signed by another key")
+    with appender_thread(log.settings, log.clock) as client, refused:
+        client.append([entry(100, log.clock.now)])
+    assert log.first_fault().startswith("checkpoint 9: signed by another key")
+
+
+def test_10_an_empty_log_may_get_another_key(settings: Settings) -> None:
+    clock = Clock()
+    with appender_thread(settings, clock):
+        pass
+    settings.checkpoint_file.unlink()
+    settings.signing_key_file.write_text(new_key_pem())
+    ledger = settings.ledger.model_copy(update={"public_key": None})
+    unpinned = settings.model_copy(update={"ledger": ledger})
+    with appender_thread(unpinned, clock) as client:
+        fill(client, clock)
+        assert client.checkpoint().size == ENTRIES
+    notes = [one.note for one in PublishedCheckpoints(settings).in_file()]
+    assert {open_signed(note, public_key=public_key(unpinned)).size for note in notes} >= {ENTRIES}
 
 
 def test_10_an_appender_with_another_key_does_not_start(log: Log) -> None:
@@ -444,6 +550,13 @@ def test_12_a_key_moved_to_an_old_entry(log: Log, is_old: bool) -> None:
         with pytest.raises(ContractViolation, match="entry 3: column key is 'run/8'"):
             client.append([coming])
     assert log.first_fault() == "entry 3: column key differs from its bytes"
+
+
+def without_store(settings: Settings) -> Settings:
+    """Return the settings of an appender that finds nobody where the store should be."""
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    lake = settings.lake.model_copy(update={"endpoint_url": url})
+    return settings.model_copy(update={"lake": lake})
 
 
 def _serve_once(settings: Settings, clock: Clock) -> None:

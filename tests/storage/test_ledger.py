@@ -129,7 +129,13 @@ def empty(database: Settings, tmp_path: Path) -> Settings:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("drop schema if exists ledger cascade")
     own = database.ledger.model_copy(
-        update={"port": free_ports(1)[0], "checkpoint_file": tmp_path / "checkpoints.txt"}
+        update={
+            "port": free_ports(1)[0],
+            "checkpoint_file": tmp_path / "checkpoints.txt",
+            # What the log before this one published in the bucket is then another log's.
+            "origin": f"log-{uuid.uuid4().hex[:12]}",
+            "public_key": None,
+        }
     )
     return database.model_copy(update={"ledger": own})
 

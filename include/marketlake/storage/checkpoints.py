@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import BinaryIO
@@ -35,6 +36,7 @@ from marketlake.storage.proof.verification import CLOCK_TOLERANCE_S, Verificatio
 _PREFIX = "checkpoints/"
 _KEY = re.compile(r"checkpoints/(?P<size>\d{12})-(?P<root_hash>[0-9a-f]{64})\.txt")
 _ANY_SIZE = 1 << 62
+_LOOK_WITHIN_S = 5.0
 _TORN = b" (torn)\n"
 _HIDDEN = (
     "a delete marker hides it, and the lock keeps what is behind; find out whose marker it is, "
@@ -88,12 +90,16 @@ class PublishedCheckpoints:
         self._file = settings.checkpoint_file
         self._bucket = settings.lake.worm_bucket
         self._locked_days = settings.lake.locked_days
+        self._lake = settings.lake
         self._store = ObjectStore(settings.lake)
         self._bucket_is_there = False
+        self._last_in_file: str | None = None
 
     def publish(self, signed: SignedCheckpoint) -> None:
-        """Write one to the file, durably, then to the bucket."""
-        self._append(signed.note)
+        """Write one to the file, durably, then to the bucket; tried again, to the bucket only."""
+        if signed.note != self._last_in_file:
+            self._append(signed.note)
+            self._last_in_file = signed.note
         if not self._bucket_is_there:
             self._store.ensure_locked_bucket(self._bucket, retention_days=self._locked_days)
             self._bucket_is_there = True
@@ -110,12 +116,18 @@ class PublishedCheckpoints:
         return [Published(str(self._file), note) for note in notes_in(text)]
 
     def newest_in_file(self, public_key: str) -> Checkpoint | None:
-        """Return the file's last checkpoint; ContractViolation when the key did not sign it."""
-        notes = self.in_file()
+        """Return the file's largest checkpoint; ContractViolation when the key did not sign it.
+
+        The last one need not be it: appenders of old published an empty log before they had
+        reached Postgres.
+        """
+        notes = [one.note for one in self.in_file()]
         if not notes:
             return None
+        newest = max(notes, key=_claimed_size)
+        self._last_in_file = newest
         try:
-            return open_signed(notes[-1].note, public_key=public_key)
+            return open_signed(newest, public_key=public_key)
         except SignatureRefused as error:
             raise ContractViolation(
                 expected=f"checkpoints signed by {public_key}",
@@ -123,6 +135,33 @@ class PublishedCheckpoints:
                 where=str(self._file),
                 todo="find out whose file this is; the ledger may only go on with its own",
             ) from None
+
+    def newest_in_bucket(self, public_key: str, *, since: int) -> list[Checkpoint]:
+        """Return the bucket's largest checkpoint of ``since`` entries or more that the key signed.
+
+        They are several where a log was forked. What another key signed is passed over: nobody
+        could take it away again, and a verification names it.
+
+        Raises
+        ------
+        SourceUnavailable
+            When the store does not answer at once.
+        """
+        quick = min(_LOOK_WITHIN_S, self._lake.timeout_s)
+        store = ObjectStore(self._lake.model_copy(update={"timeout_s": quick}))
+        history = store.history(self._bucket, _PREFIX, after=f"{_PREFIX}{since:012d}")
+        found: list[Checkpoint] = []
+        for version in reversed(history.versions):
+            match = _KEY.fullmatch(version.key)
+            if match is None:
+                continue
+            if found and int(match["size"]) < found[0].size:
+                break
+            with suppress(SignatureRefused):
+                one = open_signed(self._note(store, version), public_key=public_key)
+                if (one.size, one.root_hash) == (int(match["size"]), match["root_hash"]):
+                    found.append(one)
+        return found
 
     def in_bucket(self, agrees: Callable[[int, str], bool]) -> InBucket:
         """Look through the bucket; read the newest note, and each whose size and root do not agree.
@@ -139,13 +178,17 @@ class PublishedCheckpoints:
         wanted.update(list(named)[-1:])
         return InBucket(
             count=len(named),
-            read=[self._read(version) for version in history.versions if version.key in wanted],
+            read=[
+                Published(self._uri(version.key), self._note(self._store, version))
+                for version in history.versions
+                if version.key in wanted
+            ],
             removed=[self._uri(key) for key in history.removed if _KEY.fullmatch(key)],
         )
 
-    def _read(self, version: Version) -> Published:
-        body = self._store.get(self._bucket, version.key, version_id=version.version_id).body
-        return Published(self._uri(version.key), body.decode(errors="replace"))
+    def _note(self, store: ObjectStore, version: Version) -> str:
+        body = store.get(self._bucket, version.key, version_id=version.version_id).body
+        return body.decode(errors="replace")
 
     def _uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{key}"

@@ -34,6 +34,7 @@ from marketlake.storage.ledger import (
     StoredCheckpoint,
     StoredRow,
 )
+from marketlake.storage.proof.checkpoint import SignatureRefused, open_signed
 from marketlake.storage.proof.merkle import HASH_BYTES, MerkleTree, leaf_hash
 from marketlake.storage.proof.verification import below_first
 
@@ -226,9 +227,9 @@ class _Link:
 class LedgerLog:
     """The one writer of the log. Not thread-safe: give it a thread of its own.
 
-    ``sign`` makes the signed note of a checkpoint, and of the note before it that it vouches for.
-    ``published`` is the newest checkpoint that is
-    known outside the database: a log that does not hold it takes no more entries.
+    ``sign`` makes the signed note of a checkpoint, and of the note before it that it vouches for;
+    ``public_key`` tells its notes from others'. ``published`` are the newest checkpoints that are
+    known outside the database: a log that does not hold each of them takes no more entries.
     """
 
     def __init__(
@@ -236,11 +237,13 @@ class LedgerLog:
         settings: PostgresSettings,
         *,
         sign: Callable[[Checkpoint, str | None], str],
-        published: Checkpoint | None = None,
+        public_key: str,
+        published: Sequence[Checkpoint] = (),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._link = _Link(settings, self._prepare)
         self._sign = sign
+        self._public_key = public_key
         self._published = published
         self._clock = clock
         self._tree = MerkleTree()
@@ -344,8 +347,13 @@ class LedgerLog:
         fault = _below_first(connection) or self._read_leaves(connection, max(known - 1, 0))
         if fault is None:
             fault = self._compare(size, root) or self._compare_published()
+        head = Checkpoint(size, root.hex(), _text(recorded_at))
+        if fault is None and size == 0:
+            # An empty log may get another key, and there is nothing in it to vouch for.
+            note = self._sign(head, None)
+        elif fault is None:
+            fault = self._compare_note(head, note)
         if size >= known:
-            head = Checkpoint(size, root.hex(), _text(recorded_at))
             self._signed = SignedCheckpoint(head, note)
             # Somebody may have changed it there: the next signature must not vouch for it.
             self._own_note = None
@@ -385,17 +393,28 @@ class LedgerLog:
         return None
 
     def _compare_published(self) -> str | None:
-        stored, published = self._tree.size, self._published
-        if published is None:
-            return None
-        if published.size > stored:
-            return (
-                f"entries {stored} to {published.size - 1} are missing: a checkpoint of "
-                f"{published.recorded_at_utc} outside the database covers them"
-            )
-        if self._tree.root(published.size).hex() != published.root_hash:
-            return f"the first {published.size} entries are not those of a published checkpoint"
+        stored = self._tree.size
+        for published in self._published:
+            if published.size > stored:
+                return (
+                    f"entries {stored} to {published.size - 1} are missing: a checkpoint of "
+                    f"{published.recorded_at_utc} outside the database covers them"
+                )
+            if self._tree.root(published.size).hex() != published.root_hash:
+                return f"the first {published.size} entries are not those of a published checkpoint"
         return None
+
+    def _compare_note(self, head: Checkpoint, note: str | None) -> str | None:
+        """Return why the newest checkpoint is not to be followed by one of ours, or None.
+
+        Whoever adds entries and a checkpoint while nobody appends lacks the key. Going on would
+        cover them with a signature, and their own checkpoint could then be taken away.
+        """
+        try:
+            signed = open_signed(note or "", public_key=self._public_key)
+        except SignatureRefused as error:
+            return f"checkpoint {head.size}: {error}"
+        return None if signed == head else f"checkpoint {head.size} is not that of its signed note"
 
     def _append(self, connection: Connection, batch: Sequence[Sequence[Leaf]]) -> list[Outcome]:
         self.require_sound()
