@@ -414,6 +414,21 @@ def test_an_appender_started_before_postgres_waits_for_it(
         process.communicate()
 
 
+def test_postgres_notices_within_seconds_that_an_appenders_machine_is_gone(log: LedgerLog) -> None:
+    log.ping()
+    connection = log._link.connection
+    assert connection is not None
+    found = connection.execute(
+        "select name, setting from pg_settings where name like 'tcp\\_%' order by name"
+    ).fetchall()
+    assert dict(found) == {
+        "tcp_keepalives_count": "3",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_user_timeout": "15000",
+    }
+
+
 def test_a_second_appender_may_not_run(own: Settings) -> None:
     with running(own):
         other = own.ledger.model_copy(update={"port": free_ports(1)[0]})

@@ -49,7 +49,15 @@ _FETCH_ROWS = 500
 _MAX_OFFSET = timedelta(seconds=300)
 # A clock that is being set may go back by this much; checkpoints then repeat the last time.
 _MAX_STEP_BACK = timedelta(seconds=5)
-_SESSION_OPTIONS = "-c statement_timeout=15000 -c synchronous_commit=on -c timezone=UTC"
+_SILENT_MS = 15_000
+# The server asks a silent appender whether it is still there: one whose machine is gone says no
+# goodbye, and would hold the lock for the hours that Linux waits by itself. On a Unix socket the
+# server ignores what is about TCP.
+_SESSION_OPTIONS = (
+    "-c statement_timeout=15000 -c synchronous_commit=on -c timezone=UTC"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+    f" -c tcp_user_timeout={_SILENT_MS}"
+)
 # What psycopg raises when the server went away, is starting, or has no room left.
 _BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -213,7 +221,7 @@ class _Link:
             autocommit=True,
             options=_SESSION_OPTIONS,
             application_name="marketlake ledger",
-            tcp_user_timeout=15_000,
+            tcp_user_timeout=_SILENT_MS,
         )
         try:
             self.prepare(connection)
