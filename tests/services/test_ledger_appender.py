@@ -561,6 +561,21 @@ def test_the_time_of_a_checkpoint_never_goes_back(
     assert commits(own) == [began, began, began + timedelta(seconds=1)]
 
 
+@pytest.mark.parametrize(("off_s", "is_taken"), [(-300, False), (-295, True), (305, True)])
+def test_an_entry_at_the_limit_while_the_clock_is_set_back_raises_no_alarm_later(
+    own: Settings, log: LedgerLog, clock: Clock, off_s: float, is_taken: bool
+) -> None:
+    """The checkpoint keeps the last time then, and a verification measures against that."""
+    log.append([[leaf("a", clock.shows())]])
+    clock.now -= timedelta(seconds=5)
+    (outcome,) = log.append([[leaf("b", clock.shows(seconds=off_s))]])
+    assert isinstance(outcome, list if is_taken else ContractViolation)
+    log.close()
+    with running(own):
+        found = LedgerClient(own.ledger).verify(public_key=own.ledger.public_key)
+    assert (found.faults, found.size) == ([], 1 + is_taken)
+
+
 def test_a_clock_that_went_back_far_stops_the_log_until_it_is_right(
     own: Settings, log: LedgerLog, clock: Clock
 ) -> None:

@@ -169,9 +169,9 @@ class Leaf(NamedTuple):
         at = datetime.fromisoformat(entry.recorded_at_utc)
         return cls(entry, content, leaf_hash(content), at)
 
-    def offset(self, now: datetime) -> timedelta:
-        """Return how far the entry's own time is from ``now``."""
-        return abs(self.at - now)
+    def offset(self, at: datetime) -> timedelta:
+        """Return how far the entry's own time is from another."""
+        return abs(self.at - at)
 
 
 class _Placed(NamedTuple):
@@ -426,20 +426,20 @@ class LedgerLog:
 
     def _append(self, connection: Connection, batch: Sequence[Sequence[Leaf]]) -> list[Outcome]:
         self.require_sound()
-        now = self._clock()
-        at = _not_before(datetime.fromisoformat(self.head.recorded_at_utc), now)
+        # What a verification will measure the entries' times against: the checkpoint's, not now.
+        at = _not_before(datetime.fromisoformat(self.head.recorded_at_utc), self._clock())
         # Nearly every key is new, so the table's unique index is left to say which ones are not.
         # Only an entry from another time is looked up first: old ones may well be repeats.
-        late = [leaf for leaves in batch for leaf in leaves if leaf.offset(now) > _MAX_OFFSET]
+        late = [leaf for leaves in batch for leaf in leaves if leaf.offset(at) > _MAX_OFFSET]
         known = self._already_recorded(connection, late) if late else {}
         try:
-            outcomes, fresh = _place(batch, known, self.head.size, now)
+            outcomes, fresh = _place(batch, known, self.head.size, at)
             try:
                 self._commit(connection, fresh, at)
             except psycopg.errors.UniqueViolation:
                 everything = [leaf for leaves in batch for leaf in leaves]
                 known = self._already_recorded(connection, everything)
-                outcomes, fresh = _place(batch, known, self.head.size, now)
+                outcomes, fresh = _place(batch, known, self.head.size, at)
                 self._commit(connection, fresh, at)
         except (psycopg.IntegrityError, psycopg.ProgrammingError) as error:
             # Nobody else may write here, so a collision or a changed table is tampering.
@@ -568,14 +568,14 @@ def _below_first(connection: Connection) -> str | None:
 
 
 def _place(
-    batch: Iterable[Sequence[Leaf]], known: Mapping[str, _Placed], size: int, now: datetime
+    batch: Iterable[Sequence[Leaf]], known: Mapping[str, _Placed], size: int, at: datetime
 ) -> tuple[list[Outcome], list[Leaf]]:
     """Give every new key the next index; return each request's outcome and the new leaves."""
     placed = dict(known)
     fresh: list[Leaf] = []
     outcomes: list[Outcome] = []
     for leaves in batch:
-        request = _Request(placed, size + len(fresh), now)
+        request = _Request(placed, size + len(fresh), at)
         refused = next(filter(None, map(request.take, leaves)), None)
         if refused is not None:
             outcomes.append(refused)
@@ -592,7 +592,7 @@ class _Request:
 
     placed: Mapping[str, _Placed]
     next_index: int
-    now: datetime
+    at: datetime
     added: dict[str, _Placed] = field(default_factory=dict)
     fresh: list[Leaf] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
@@ -605,8 +605,8 @@ class _Request:
         key = leaf.entry.key
         earlier = self.added.get(key) or self.placed.get(key)
         if earlier is None:
-            if leaf.offset(self.now) > _MAX_OFFSET:
-                return _off_time(leaf.entry, self.now)
+            if leaf.offset(self.at) > _MAX_OFFSET:
+                return _off_time(leaf.entry, self.at)
             receipt = Receipt(self.next_index + len(self.fresh), leaf.hash.hex())
             earlier = self.added[key] = _Placed(leaf.entry, receipt)
             self.fresh.append(leaf)
@@ -625,10 +625,10 @@ def _clash(entry: Entry) -> ContractViolation:
     )
 
 
-def _off_time(entry: Entry, now: datetime) -> ContractViolation:
+def _off_time(entry: Entry, at: datetime) -> ContractViolation:
     return ContractViolation(
         expected=f"a time within {_MAX_OFFSET.total_seconds():.0f} s of the appender's clock, "
-        f"which shows {_text(now)}",
+        f"by which the checkpoint would be of {_text(at)}",
         was=entry.recorded_at_utc,
         where=f"ledger entry {entry.key!r}",
         todo="correct the clock of the machine that recorded it, or of the appender's",
