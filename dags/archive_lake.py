@@ -15,9 +15,11 @@ root. The backup copies what is new of ledger and lake to the bucket of `MARKETL
   Look at the store's disk, then clear the task.
 - `archive_snapshots` failed with BadPayload: a snapshot is not what the ledger says of it, or the
   archive was not written whole. Nothing was removed; keep everything as it is.
-- `verify_ledger` failed: an entry was changed after the fact, or the store is damaged. Do not clear
-  it. Keep the disk as it is, run `marketlake audit verify`, and compare with the checkpoints in the
-  `worm` bucket.
+- `verify_ledger` failed with ContractViolation: an entry was changed after the fact, or the store
+  is damaged. Do not clear it. Keep the disk as it is, run `marketlake audit verify`, and compare
+  with the checkpoints in the `worm` bucket.
+- `verify_ledger` failed with ConfigError: no public key is pinned where tasks run; the message says
+  how. Then clear it.
 - `back_up` failed with BadPayload: an object of the lake has other bytes than its manifest says. Do
   not clear it before you know why; earlier backups have the right bytes.
 """

@@ -31,7 +31,7 @@ from marketlake.clock import monotonic_s, sleep_s, utc_now
 from marketlake.errors import MarketlakeError
 from marketlake.services.platform import components
 from marketlake.services.platform.runtime import prepare
-from marketlake.services.signing_key import signer
+from marketlake.services.signing_key import public_key, signer
 from marketlake.settings import PROJECT_ROOT, LedgerSettings, Settings
 from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import Entry, LedgerClient
@@ -273,7 +273,7 @@ def _require_same(settings: Settings, file: Path, entries: Sequence[Entry]) -> N
 
 def _large(settings: Settings, size: int) -> dict[str, Any]:
     began = monotonic_s()
-    log = LedgerLog(settings.postgres, sign=signer(settings))
+    log = LedgerLog(settings.postgres, sign=signer(settings), public_key=public_key(settings))
     log.ping()
     for first in range(0, size, _BATCH):
         count = min(_BATCH, size - first)

@@ -141,5 +141,13 @@ def test_a_ledger_that_does_not_verify_lists_its_faults() -> None:
     assert "entry 7: its bytes differ" in _printed(summary)
 
 
+def test_a_ledger_whose_signatures_nobody_pinned_is_not_called_verified() -> None:
+    summary = copy.deepcopy(SUMMARY)
+    summary["ledger"]["public_key"] = None
+    printed = " ".join(_printed(summary).split())
+    assert "NOT VERIFIED: 1,234 entries" in printed
+    assert "MARKETLAKE_LEDGER__PUBLIC_KEY" in printed
+
+
 def test_without_planted_faults_it_says_so() -> None:
     assert "none in these sessions" in _printed(SUMMARY | {"planted_faults": []})

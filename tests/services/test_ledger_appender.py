@@ -33,7 +33,7 @@ from marketlake.services.platform import components
 from marketlake.services.platform.ports import free_ports, is_free
 from marketlake.services.platform.postgres import EmbeddedPostgres
 from marketlake.services.platform.runtime import prepare
-from marketlake.services.signing_key import signer
+from marketlake.services.signing_key import public_key, signer
 from marketlake.settings import PROJECT_ROOT, Settings
 from marketlake.storage.ledger import (
     FRAME_HEADER,
@@ -405,11 +405,28 @@ def test_an_appender_started_before_postgres_waits_for_it(
             sleep_s(0.05)
         with pytest.raises(SourceUnavailable, match="Postgres"):
             LedgerClient(own.ledger).ping()
+        sleep_s(1)
+        assert not own.checkpoint_file.exists()  # it knows of no log yet
         server[1].start()
         assert LedgerClient(own.ledger).append([entry("first")])[0].index == 0
     finally:
         process.kill()
         process.communicate()
+
+
+def test_postgres_notices_within_seconds_that_an_appenders_machine_is_gone(log: LedgerLog) -> None:
+    log.ping()
+    connection = log._link.connection
+    assert connection is not None
+    found = connection.execute(
+        "select name, setting from pg_settings where name like 'tcp\\_%' order by name"
+    ).fetchall()
+    assert dict(found) == {
+        "tcp_keepalives_count": "3",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_user_timeout": "15000",
+    }
 
 
 def test_a_second_appender_may_not_run(own: Settings) -> None:
@@ -480,9 +497,15 @@ def clock() -> Clock:
     return Clock()
 
 
+def log_of(settings: Settings, clock: Clock) -> LedgerLog:
+    return LedgerLog(
+        settings.postgres, sign=signer(settings), public_key=public_key(settings), clock=clock
+    )
+
+
 @pytest.fixture
 def log(own: Settings, clock: Clock) -> Iterator[LedgerLog]:
-    opened = LedgerLog(own.postgres, sign=signer(own), clock=clock)
+    opened = log_of(own, clock)
     yield opened
     opened.close()
 
@@ -538,13 +561,28 @@ def test_the_time_of_a_checkpoint_never_goes_back(
     assert commits(own) == [began, began, began + timedelta(seconds=1)]
 
 
+@pytest.mark.parametrize(("off_s", "is_taken"), [(-300, False), (-295, True), (305, True)])
+def test_an_entry_at_the_limit_while_the_clock_is_set_back_raises_no_alarm_later(
+    own: Settings, log: LedgerLog, clock: Clock, off_s: float, is_taken: bool
+) -> None:
+    """The checkpoint keeps the last time then, and a verification measures against that."""
+    log.append([[leaf("a", clock.shows())]])
+    clock.now -= timedelta(seconds=5)
+    (outcome,) = log.append([[leaf("b", clock.shows(seconds=off_s))]])
+    assert isinstance(outcome, list if is_taken else ContractViolation)
+    log.close()
+    with running(own):
+        found = LedgerClient(own.ledger).verify(public_key=own.ledger.public_key)
+    assert (found.faults, found.size) == ([], 1 + is_taken)
+
+
 def test_a_clock_that_went_back_far_stops_the_log_until_it_is_right(
     own: Settings, log: LedgerLog, clock: Clock
 ) -> None:
     began = clock.now
     log.append([[leaf("a", clock.shows())]])
     clock.now = began - timedelta(seconds=65.5)
-    for one in (log, LedgerLog(own.postgres, sign=signer(own), clock=clock)):
+    for one in (log, log_of(own, clock)):
         with pytest.raises(SourceUnavailable, match=r"gone back.*65\.500 s earlier"):
             one.append([[leaf("b", clock.shows())]])
         one.close()

@@ -129,7 +129,13 @@ def empty(database: Settings, tmp_path: Path) -> Settings:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("drop schema if exists ledger cascade")
     own = database.ledger.model_copy(
-        update={"port": free_ports(1)[0], "checkpoint_file": tmp_path / "checkpoints.txt"}
+        update={
+            "port": free_ports(1)[0],
+            "checkpoint_file": tmp_path / "checkpoints.txt",
+            # What the log before this one published in the bucket is then another log's.
+            "origin": f"log-{uuid.uuid4().hex[:12]}",
+            "public_key": None,
+        }
     )
     return database.model_copy(update={"ledger": own})
 
@@ -345,6 +351,15 @@ def test_the_table_refuses_update_delete_and_truncate(bench: Bench) -> None:
             connection.execute(statement)
 
 
+def test_no_index_is_below_0_in_a_log_made_before_that_rule_either(empty: Settings) -> None:
+    with appender_thread(empty) as client:
+        Bench(empty, client).append(2)
+    log = Bench(empty, client)
+    log.tamper("alter table ledger.entry drop constraint entry_index_from_0")
+    with appender_thread(empty), pytest.raises(psycopg.errors.CheckViolation):
+        log.tamper("update ledger.entry set index = -1 where index = 1")
+
+
 # --- writer -------------------------------------------------------------------------------------
 
 
@@ -498,9 +513,9 @@ TAMPERINGS = {
     ),
     "swapped rows": (
         [
-            "update ledger.entry set index = -1 where index = 4",
+            "update ledger.entry set index = 1000 where index = 4",
             "update ledger.entry set index = 4 where index = 6",
-            "update ledger.entry set index = 6 where index = -1",
+            "update ledger.entry set index = 6 where index = 1000",
         ],
         "entry 4 is not what was recorded",
     ),
@@ -510,6 +525,14 @@ TAMPERINGS = {
             " canonical, leaf_hash from ledger.entry where index = 4"
         ],
         "entry 10 was inserted behind the appender",
+    ),
+    "a row below the first": (
+        [
+            "alter table ledger.entry drop constraint entry_index_from_0",
+            "insert into ledger.entry select -1, 'planted', kind, dag_id, run_id, recorded_at,"
+            " canonical, leaf_hash from ledger.entry where index = 4",
+        ],
+        "entry -1 was planted below the first",
     ),
     "a column that searches use": (
         ["update ledger.entry set kind = 'gate' where index = 4"],
@@ -558,14 +581,16 @@ def test_a_change_inside_one_commit_is_narrowed_down_to_it(bench: Bench) -> None
     bench.append(3)
     bench.client.append([entry(f"batch-{n}") for n in range(4)])
     bench.tamper(
-        "update ledger.entry set index = -1 where index = 4",
+        "update ledger.entry set index = 1000 where index = 4",
         "update ledger.entry set index = 4 where index = 5",
-        "update ledger.entry set index = 5 where index = -1",
+        "update ledger.entry set index = 5 where index = 1000",
     )
     assert bench.client.verify().faults[0].startswith("one of entries 3 to 6 is not what was")
 
 
-@pytest.mark.parametrize("name", ["cut tail", "deleted middle row", "duplicated row"])
+@pytest.mark.parametrize(
+    "name", ["cut tail", "deleted middle row", "duplicated row", "a row below the first"]
+)
 def test_after_a_restart_a_changed_log_takes_no_entries_but_can_be_examined(
     empty: Settings, name: str
 ) -> None:

@@ -122,6 +122,76 @@ def test_a_bucket_without_a_lock_is_not_taken_for_a_locked_one(
         store.ensure_locked_bucket("plain-bucket", retention_days=1)
 
 
+def locked_bucket(settings: Settings, **retention: Any) -> str:
+    """Return a bucket with an object lock and that default retention, or with none."""
+    bucket = f"lock-{uuid.uuid4().hex[:12]}"
+    client = raw_client(settings)
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    if retention:
+        client.put_object_lock_configuration(
+            Bucket=bucket,
+            ObjectLockConfiguration={
+                "ObjectLockEnabled": "Enabled",
+                "Rule": {"DefaultRetention": retention},
+            },
+        )
+    return bucket
+
+
+def test_a_locked_bucket_that_locks_for_no_time_gets_its_days(
+    store: ObjectStore, storage_settings: Settings
+) -> None:
+    bucket = locked_bucket(storage_settings)
+    store.ensure_locked_bucket(bucket, retention_days=30)
+    version = store.put(bucket, "kept", b"", content_type="text/plain")
+    with pytest.raises(AuthFailed, match="AccessDenied"):
+        store.delete(bucket, "kept", version)
+
+
+@pytest.mark.parametrize(
+    ("retention", "was"),
+    [
+        ({"Mode": "GOVERNANCE", "Days": 900}, "mode GOVERNANCE, 900 days"),
+        ({"Mode": "COMPLIANCE", "Days": 731}, "mode COMPLIANCE, 731 days"),
+        ({"Mode": "COMPLIANCE", "Years": 2}, "mode COMPLIANCE, 730 days"),
+    ],
+)
+def test_a_bucket_whose_lock_is_weaker_than_asked_for_is_refused(
+    store: ObjectStore, storage_settings: Settings, retention: dict[str, Any], was: str
+) -> None:
+    bucket = locked_bucket(storage_settings, **retention)
+    with pytest.raises(ConfigError, match="COMPLIANCE for 732 days") as refusal:
+        store.ensure_locked_bucket(bucket, retention_days=732)
+    assert refusal.value.was == was
+    assert "MARKETLAKE_LAKE__LOCKED_DAYS" in refusal.value.todo
+
+
+@pytest.mark.parametrize("retention", [{"Days": 732}, {"Years": 3}])
+def test_a_bucket_that_locks_for_longer_stays_as_it_is(
+    store: ObjectStore, storage_settings: Settings, retention: dict[str, int]
+) -> None:
+    bucket = locked_bucket(storage_settings, Mode="COMPLIANCE", **retention)
+    store.ensure_locked_bucket(bucket, retention_days=700)
+    found = raw_client(storage_settings).get_object_lock_configuration(Bucket=bucket)
+    assert found["ObjectLockConfiguration"]["Rule"]["DefaultRetention"] == {
+        "Mode": "COMPLIANCE",
+        **retention,
+    }
+
+
+def test_a_deleted_key_is_in_the_history_with_its_versions(
+    store: ObjectStore, lake: Lake, storage_settings: Settings
+) -> None:
+    keys = [f"h/{number}" for number in range(3)]
+    versions = [store.put(lake.bucket, key, b"x", content_type="text/plain") for key in keys]
+    raw_client(storage_settings).delete_object(Bucket=lake.bucket, Key=keys[2])
+    assert [item.key for item in store.list(lake.bucket, "h/")] == keys[:2]
+    found = store.history(lake.bucket, "h/", after="h/0")
+    assert [item.version_id for item in found.versions] == versions[1:]
+    assert found.removed == keys[2:]
+    assert store.history(lake.bucket, "h/", after="h/2").versions == []
+
+
 def lake_with(settings: Settings, **changes: Any) -> Lake:
     return Lake(settings.lake.model_copy(update=changes))
 

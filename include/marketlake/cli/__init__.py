@@ -44,7 +44,8 @@ shredding.register(app)
 def main() -> None:
     """Run the command line; an error of ours becomes its message and an exit code.
 
-    Exit codes: 0 done, 1 something failed, 2 something must be set or called differently.
+    Exit codes: 0 done, 1 something failed, 2 something must be set or called differently; 3, as
+    the ledger's verifier has it, nothing is wrong but no key is pinned.
     """
     try:
         app()

@@ -12,6 +12,11 @@ from marketlake.cli.queries import Json
 from marketlake.settings import load_settings
 
 app = typer.Typer(help="Questions to the ledger.", no_args_is_help=True)
+UNPINNED = (
+    "signatures were NOT checked against a key of yours, so whoever owns the database may have "
+    "made all of it. Pin the key that `marketlake audit key` prints where the ledger runs: with "
+    "MARKETLAKE_LEDGER__PUBLIC_KEY, or --public-key from your own safe"
+)
 NewFile = Annotated[Path, typer.Argument(help="The file to write.", dir_okay=False)]
 
 
@@ -29,23 +34,29 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Recompute the whole ledger, and hold it against every signed checkpoint in the database, in
-    the checkpoint file and in the locked bucket; exit 1 if anything differs.
+    the checkpoint file and in the locked bucket; exit 1 if anything differs, 3 if nothing does but
+    no key is pinned.
     """
     from marketlake.storage.checkpoints import verify_ledger
 
     settings = load_settings()
     found = verify_ledger(settings, public_key=public_key)
-    pinned = public_key or settings.ledger.public_key
+    is_pinned = found.public_key is not None
     if as_json:
-        typer.echo(json.dumps(vars(found) | {"public_key": pinned}, indent=2))
+        typer.echo(json.dumps(vars(found) | {"ok": found.ok and is_pinned}, indent=2))
     else:
-        typer.echo(f"{'verified' if found.ok else 'NOT VERIFIED'}: {found.size:,} entries")
+        verdict = "verified" if is_pinned else "agrees with itself, NOT VERIFIED"
+        typer.echo(f"{verdict if found.ok else 'NOT VERIFIED'}: {found.size:,} entries")
         typer.echo(f"root {found.root_hash}")
-        typer.echo(f"signed by {pinned}" if pinned else "no key is pinned: signatures unchecked")
+        typer.echo(f"signed by {found.public_key}" if is_pinned else UNPINNED)
+        typer.echo(
+            f"held against {found.kept_in_file:,} checkpoints in {settings.checkpoint_file} and "
+            f"{found.kept_in_bucket:,} in s3://{settings.lake.worm_bucket}"
+        )
         for fault in found.faults:
             typer.echo(f"  {fault}")
-    if not found.ok:
-        raise typer.Exit(1)
+    if not (found.ok and is_pinned):
+        raise typer.Exit(3 if found.ok else 1)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marketlake.cli.audit import UNPINNED
 from marketlake.cli.queries import console, signal_cells
 from marketlake.settings import PROJECT_ROOT, Settings
 
@@ -149,9 +150,11 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> Table | str:
 
 
 def _ledger(ledger: Mapping[str, Any]) -> str:
-    verdict = "[green]verified[/]" if ledger["ok"] else "[red]NOT VERIFIED[/]"
+    key = ledger["public_key"]
+    verdict = "[green]verified[/]" if ledger["ok"] and key else "[red]NOT VERIFIED[/]"
     faults = "".join(f"\n  {fault}" for fault in ledger["faults"])
-    signed = f"\nsigned by {ledger['public_key']}: keep this key where nobody here can write"
+    kept = f"signed by {key}: keep this key where nobody here can write"
+    signed = f"\n{kept if key else UNPINNED}"
     return f"{verdict}: {ledger['size']:,} entries, root {ledger['root_hash']}{signed}{faults}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from marketlake.clock import utc_now
 from marketlake.contracts import Contract
 from marketlake.contracts.catalog import CATALOG
-from marketlake.errors import ContractViolation
+from marketlake.errors import ConfigError, ContractViolation
 from marketlake.pipelines import back_up as backups
 from marketlake.pipelines import export_audit
 from marketlake.pipelines.context import RunContext
@@ -115,7 +115,18 @@ def _last_day(month: str) -> date:
 
 
 def verify_ledger(ctx: RunContext, through: date) -> dict[str, Any]:
-    """Recompute the whole ledger and hold it against every published checkpoint, or fail."""
+    """Recompute the whole ledger and hold it against every published checkpoint, or fail.
+
+    Without a pinned key nobody is asked whose signatures those are: that verifies nothing.
+    """
+    if ctx.settings.ledger.public_key is None:
+        raise ConfigError(
+            expected="a public key to hold the ledger's signatures against",
+            was="none",
+            where="MARKETLAKE_LEDGER__PUBLIC_KEY, where tasks run",
+            todo="set it to what `marketlake audit key` prints where the ledger runs (containers: "
+            "in .env, docs/ledger.md says how), then clear this task",
+        )
     verification = verify_log(ctx.settings)
     if not verification.ok:
         raise ContractViolation(

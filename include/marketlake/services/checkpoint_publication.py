@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from marketlake.clock import monotonic_s, sleep_s
 from marketlake.errors import MarketlakeError, SourceUnavailable
 from marketlake.storage.checkpoints import PublishedCheckpoints, SignedCheckpoint
+from marketlake.storage.proof.checkpoint import Checkpoint
 
 _DELAY_S = 0.5
 _RETRY_S = 1.0
@@ -34,25 +35,27 @@ class CheckpointPublisher:
     """Publishes the newest checkpoint from a thread of its own; commits do not wait for it.
 
     Several commits within the delay share one publication: the later checkpoint covers the
-    earlier ones.
+    earlier ones. ``published`` is what both places are known to hold.
     """
 
-    def __init__(self, places: PublishedCheckpoints, limit_s: float) -> None:
+    def __init__(
+        self, places: PublishedCheckpoints, limit_s: float, *, published: Checkpoint | None = None
+    ) -> None:
         self._places = places
         self._limit_s = limit_s
         self._changed = threading.Condition()
         self._pending: _Pending | None = None
-        self._last: SignedCheckpoint | None = None
+        self._last = published
         self._closing = False
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-publish", daemon=True)
         self._thread.start()
 
     def committed(self, signed: SignedCheckpoint) -> None:
-        """Take note of a commit; it is published within a second."""
+        """Take note of a commit, or of one from before; it is published within a second."""
         with self._changed:
-            if self._pending is None and signed is self._last:
-                return  # every entry of the batch had been there before
+            if self._pending is None and signed.checkpoint == self._last:
+                return  # nothing is new
             since_s = self._pending.since_s if self._pending else monotonic_s()
             self._pending = _Pending(signed, since_s)
             self._changed.notify()
@@ -87,7 +90,7 @@ class CheckpointPublisher:
                 taken = self._pending
             if self._published(taken.newest):
                 with self._changed:
-                    self._last = taken.newest
+                    self._last = taken.newest.checkpoint
                     if self._pending is taken:
                         self._pending = None
                     else:

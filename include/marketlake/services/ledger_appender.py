@@ -34,6 +34,7 @@ from marketlake.settings import Settings, load_settings
 from marketlake.storage.checkpoints import PublishedCheckpoints
 from marketlake.storage.ledger import (
     PROTOCOL,
+    Checkpoint,
     StoredRow,
     error_to_wire,
     pack_frame,
@@ -82,12 +83,21 @@ class Appender:
     def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._settings = settings
         self._token = require_token(settings.ledger).encode()
-        places = PublishedCheckpoints(settings)
-        self._published = places.newest_in_file(public_key(settings))
+        places, key = PublishedCheckpoints(settings), public_key(settings)
+        in_file = places.newest_in_file(key)
+        in_bucket = _newest_in_bucket(places, key, since=in_file.size if in_file else 0)
         self._log = LedgerLog(
-            settings.postgres, sign=signer(settings), published=self._published, clock=clock
+            settings.postgres,
+            sign=signer(settings),
+            public_key=key,
+            published=[*([in_file] if in_file else []), *in_bucket],
+            clock=clock,
         )
-        self._publisher = CheckpointPublisher(places, settings.ledger.unpublished_limit_s)
+        self._publisher = CheckpointPublisher(
+            places,
+            settings.ledger.unpublished_limit_s,
+            published=in_file if in_file in in_bucket else None,
+        )
         self._reader = LedgerReader(settings.postgres)
         # psycopg connections and the tree serve one thread at a time.
         self._writing = threading.Lock()
@@ -116,13 +126,11 @@ class Appender:
     async def serve(self) -> None:
         """Answer until stopped. Postgres may come later; a second appender is an error at once."""
         try:
-            self._alone(self._writing, self._log.ping)
+            self._alone(self._writing, self._look)
         except MarketlakeError as error:
             if not isinstance(error, SourceUnavailable) and self._log.refusal is None:
                 raise
             logger.error("%s", error)
-        if self._log.refusal is None and self._log.head != self._published:
-            self._publisher.committed(self._log.signed_head)
         logger.info("checkpoints are signed by %s", public_key(self._settings))
         try:
             await self._answer_until_stopped()
@@ -268,8 +276,17 @@ class Appender:
             return [refusal] * len(batch)
         return outcomes
 
+    def _look(self) -> None:
+        """Raise unless entries could be appended; publish the head where it is not published.
+
+        An appender that was killed, or that found Postgres or the store away, may have left it so,
+        and nobody may append for long.
+        """
+        self._log.ping()
+        self._publisher.committed(self._log.signed_head)
+
     def _ping(self, request: Message) -> Message:
-        self._alone(self._writing, self._log.ping)
+        self._alone(self._writing, self._look)
         return {}
 
     def _checkpoint(self, request: Message) -> Message:
@@ -341,6 +358,21 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, appender.stop)
     await appender.serve()
+
+
+def _newest_in_bucket(
+    places: PublishedCheckpoints, public_key: str, *, since: int
+) -> list[Checkpoint]:
+    """Return the bucket's newest checkpoint; none where the store is not up yet.
+
+    The appender starts all the same: the file vouches for the log, and nothing is acknowledged for
+    long while the bucket takes no checkpoint.
+    """
+    try:
+        return places.newest_in_bucket(public_key, since=since)
+    except MarketlakeError as error:
+        logger.warning("the log is held against the checkpoint file alone: %s", error)
+        return []
 
 
 def _read(connection: socket.socket, deadline: float | None = None) -> Message:

@@ -93,6 +93,7 @@ FRAME_HEADER = struct.Struct(">I")
 
 _MAX_KEY_CHARACTERS = 1000
 _PAGE_ROWS = 2000
+_LOWEST_INDEX = -(1 << 63)
 _SEQUENCE_DIGITS = 8
 _RECEIVE_BYTES = 1 << 16
 # Appends that wait at the same time go into one frame, up to about this much.
@@ -397,7 +398,8 @@ class LedgerClient:
         """
         head, stored_end, refusal = self._head()
         found = verify_log(
-            self._rows(0, head.size),
+            # From below the first: what was planted there is to be named.
+            self._rows(_LOWEST_INDEX, head.size),
             [*self._checkpoints(head.size), head, *trusted],
             end=head.size,
             public_key=public_key,

@@ -34,7 +34,9 @@ from marketlake.storage.ledger import (
     StoredCheckpoint,
     StoredRow,
 )
+from marketlake.storage.proof.checkpoint import SignatureRefused, open_signed
 from marketlake.storage.proof.merkle import HASH_BYTES, MerkleTree, leaf_hash
+from marketlake.storage.proof.verification import below_first
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
@@ -47,7 +49,15 @@ _FETCH_ROWS = 500
 _MAX_OFFSET = timedelta(seconds=300)
 # A clock that is being set may go back by this much; checkpoints then repeat the last time.
 _MAX_STEP_BACK = timedelta(seconds=5)
-_SESSION_OPTIONS = "-c statement_timeout=15000 -c synchronous_commit=on -c timezone=UTC"
+_SILENT_MS = 15_000
+# The server asks a silent appender whether it is still there: one whose machine is gone says no
+# goodbye, and would hold the lock for the hours that Linux waits by itself. On a Unix socket the
+# server ignores what is about TCP.
+_SESSION_OPTIONS = (
+    "-c statement_timeout=15000 -c synchronous_commit=on -c timezone=UTC"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+    f" -c tcp_user_timeout={_SILENT_MS}"
+)
 # What psycopg raises when the server went away, is starting, or has no room left.
 _BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
 
@@ -74,6 +84,21 @@ _SCHEMA = (
         canonical bytea not null,
         leaf_hash bytea not null
     )
+    """,
+    # A log made before this rule gets it too. What it holds already is examined at the start, and
+    # named; refusing to add the rule would only hide it.
+    """
+    do $$
+    begin
+        if not exists (
+            select from pg_constraint
+            where conrelid = 'ledger.entry'::regclass and conname = 'entry_index_from_0'
+        ) then
+            alter table ledger.entry
+                add constraint entry_index_from_0 check (index >= 0) not valid;
+        end if;
+    end
+    $$
     """,
     "create index if not exists entry_run on ledger.entry (dag_id, run_id, index)",
     "create index if not exists entry_kind on ledger.entry (kind, index)",
@@ -144,9 +169,9 @@ class Leaf(NamedTuple):
         at = datetime.fromisoformat(entry.recorded_at_utc)
         return cls(entry, content, leaf_hash(content), at)
 
-    def offset(self, now: datetime) -> timedelta:
-        """Return how far the entry's own time is from ``now``."""
-        return abs(self.at - now)
+    def offset(self, at: datetime) -> timedelta:
+        """Return how far the entry's own time is from another."""
+        return abs(self.at - at)
 
 
 class _Placed(NamedTuple):
@@ -196,7 +221,7 @@ class _Link:
             autocommit=True,
             options=_SESSION_OPTIONS,
             application_name="marketlake ledger",
-            tcp_user_timeout=15_000,
+            tcp_user_timeout=_SILENT_MS,
         )
         try:
             self.prepare(connection)
@@ -210,9 +235,9 @@ class _Link:
 class LedgerLog:
     """The one writer of the log. Not thread-safe: give it a thread of its own.
 
-    ``sign`` makes the signed note of a checkpoint, and of the note before it that it vouches for.
-    ``published`` is the newest checkpoint that is
-    known outside the database: a log that does not hold it takes no more entries.
+    ``sign`` makes the signed note of a checkpoint, and of the note before it that it vouches for;
+    ``public_key`` tells its notes from others'. ``published`` are the newest checkpoints that are
+    known outside the database: a log that does not hold each of them takes no more entries.
     """
 
     def __init__(
@@ -220,11 +245,13 @@ class LedgerLog:
         settings: PostgresSettings,
         *,
         sign: Callable[[Checkpoint, str | None], str],
-        published: Checkpoint | None = None,
+        public_key: str,
+        published: Sequence[Checkpoint] = (),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._link = _Link(settings, self._prepare)
         self._sign = sign
+        self._public_key = public_key
         self._published = published
         self._clock = clock
         self._tree = MerkleTree()
@@ -325,11 +352,16 @@ class LedgerLog:
             " order by size desc limit 1"
         ).fetchone()
         size, root, recorded_at, note = latest or (0, b"", self._clock(), "")
-        fault = self._read_leaves(connection, max(known - 1, 0))
+        fault = _below_first(connection) or self._read_leaves(connection, max(known - 1, 0))
         if fault is None:
             fault = self._compare(size, root) or self._compare_published()
+        head = Checkpoint(size, root.hex(), _text(recorded_at))
+        if fault is None and size == 0:
+            # An empty log may get another key, and there is nothing in it to vouch for.
+            note = self._sign(head, None)
+        elif fault is None:
+            fault = self._compare_note(head, note)
         if size >= known:
-            head = Checkpoint(size, root.hex(), _text(recorded_at))
             self._signed = SignedCheckpoint(head, note)
             # Somebody may have changed it there: the next signature must not vouch for it.
             self._own_note = None
@@ -369,38 +401,74 @@ class LedgerLog:
         return None
 
     def _compare_published(self) -> str | None:
-        stored, published = self._tree.size, self._published
-        if published is None:
-            return None
-        if published.size > stored:
-            return (
-                f"entries {stored} to {published.size - 1} are missing: a checkpoint of "
-                f"{published.recorded_at_utc} outside the database covers them"
-            )
-        if self._tree.root(published.size).hex() != published.root_hash:
-            return f"the first {published.size} entries are not those of a published checkpoint"
+        stored = self._tree.size
+        for published in self._published:
+            if published.size > stored:
+                return (
+                    f"entries {stored} to {published.size - 1} are missing: a checkpoint of "
+                    f"{published.recorded_at_utc} outside the database covers them"
+                )
+            if self._tree.root(published.size).hex() != published.root_hash:
+                return f"the first {published.size} entries are not those of a published checkpoint"
         return None
+
+    def _compare_note(self, head: Checkpoint, note: str | None) -> str | None:
+        """Return why the newest checkpoint is not to be followed by one of ours, or None.
+
+        Whoever adds entries and a checkpoint while nobody appends lacks the key. Going on would
+        cover them with a signature, and their own checkpoint could then be taken away.
+        """
+        try:
+            signed = open_signed(note or "", public_key=self._public_key)
+        except SignatureRefused as error:
+            return f"checkpoint {head.size}: {error}"
+        return None if signed == head else f"checkpoint {head.size} is not that of its signed note"
 
     def _append(self, connection: Connection, batch: Sequence[Sequence[Leaf]]) -> list[Outcome]:
         self.require_sound()
-        now = self._clock()
-        at = _not_before(datetime.fromisoformat(self.head.recorded_at_utc), now)
+        # What a verification will measure the entries' times against: the checkpoint's, not now.
+        at = _not_before(datetime.fromisoformat(self.head.recorded_at_utc), self._clock())
         # Nearly every key is new, so the table's unique index is left to say which ones are not.
         # Only an entry from another time is looked up first: old ones may well be repeats.
-        late = [leaf for leaves in batch for leaf in leaves if leaf.offset(now) > _MAX_OFFSET]
-        known = _already_recorded(connection, late) if late else {}
+        late = [leaf for leaves in batch for leaf in leaves if leaf.offset(at) > _MAX_OFFSET]
+        known = self._already_recorded(connection, late) if late else {}
         try:
-            outcomes, fresh = _place(batch, known, self.head.size, now)
+            outcomes, fresh = _place(batch, known, self.head.size, at)
             try:
                 self._commit(connection, fresh, at)
             except psycopg.errors.UniqueViolation:
-                known = _already_recorded(connection, [leaf for leaves in batch for leaf in leaves])
-                outcomes, fresh = _place(batch, known, self.head.size, now)
+                everything = [leaf for leaves in batch for leaf in leaves]
+                known = self._already_recorded(connection, everything)
+                outcomes, fresh = _place(batch, known, self.head.size, at)
                 self._commit(connection, fresh, at)
         except (psycopg.IntegrityError, psycopg.ProgrammingError) as error:
             # Nobody else may write here, so a collision or a changed table is tampering.
             self._refuse(f"entry {self.head.size} could not follow: {str(error).strip()}")
         return outcomes
+
+    def _already_recorded(
+        self, connection: Connection, leaves: Iterable[Leaf]
+    ) -> dict[str, _Placed]:
+        """Return what stands under the leaves' keys; refuse a row that was not appended here.
+
+        Whoever owns the database can plant a row under a key that is still to come. A receipt for
+        it would be one for an entry that no root covers.
+        """
+        keys = list({leaf.entry.key for leaf in leaves})
+        rows = connection.execute(
+            "select key, index, canonical, leaf_hash from ledger.entry where key = any(%s)", (keys,)
+        )
+        known = {}
+        for key, index, content, stored in rows:
+            is_ours = 0 <= index < self.head.size and self._tree.leaf(index) == stored
+            if not is_ours or leaf_hash(content) != stored:
+                self._refuse(f"entry {index}, which has the key {key!r}, was not appended here")
+            # These are the bytes that were appended, so they can be read.
+            entry = Entry.from_canonical(content)
+            if entry.key != key:
+                self._refuse(f"entry {index}: column key is {key!r}, its bytes say {entry.key!r}")
+            known[key] = _Placed(entry, Receipt(index, stored.hex()))
+        return known
 
     def _commit(self, connection: Connection, fresh: Sequence[Leaf], at: datetime) -> None:
         """Make new leaves and the checkpoint of them durable, or change nothing."""
@@ -494,26 +562,20 @@ def _not_before(last: datetime, now: datetime) -> datetime:
     return max(last, now)
 
 
-def _already_recorded(connection: Connection, leaves: Iterable[Leaf]) -> dict[str, _Placed]:
-    keys = list({leaf.entry.key for leaf in leaves})
-    rows = connection.execute(
-        "select key, index, canonical, leaf_hash from ledger.entry where key = any(%s)", (keys,)
-    )
-    return {
-        key: _Placed(Entry.from_canonical(content), Receipt(index, leaf.hex()))
-        for key, index, content, leaf in rows
-    }
+def _below_first(connection: Connection) -> str | None:
+    lowest = _value(connection, "select min(index) from ledger.entry")
+    return below_first(lowest) if lowest is not None and lowest < 0 else None
 
 
 def _place(
-    batch: Iterable[Sequence[Leaf]], known: Mapping[str, _Placed], size: int, now: datetime
+    batch: Iterable[Sequence[Leaf]], known: Mapping[str, _Placed], size: int, at: datetime
 ) -> tuple[list[Outcome], list[Leaf]]:
     """Give every new key the next index; return each request's outcome and the new leaves."""
     placed = dict(known)
     fresh: list[Leaf] = []
     outcomes: list[Outcome] = []
     for leaves in batch:
-        request = _Request(placed, size + len(fresh), now)
+        request = _Request(placed, size + len(fresh), at)
         refused = next(filter(None, map(request.take, leaves)), None)
         if refused is not None:
             outcomes.append(refused)
@@ -530,7 +592,7 @@ class _Request:
 
     placed: Mapping[str, _Placed]
     next_index: int
-    now: datetime
+    at: datetime
     added: dict[str, _Placed] = field(default_factory=dict)
     fresh: list[Leaf] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
@@ -543,8 +605,8 @@ class _Request:
         key = leaf.entry.key
         earlier = self.added.get(key) or self.placed.get(key)
         if earlier is None:
-            if leaf.offset(self.now) > _MAX_OFFSET:
-                return _off_time(leaf.entry, self.now)
+            if leaf.offset(self.at) > _MAX_OFFSET:
+                return _off_time(leaf.entry, self.at)
             receipt = Receipt(self.next_index + len(self.fresh), leaf.hash.hex())
             earlier = self.added[key] = _Placed(leaf.entry, receipt)
             self.fresh.append(leaf)
@@ -563,10 +625,10 @@ def _clash(entry: Entry) -> ContractViolation:
     )
 
 
-def _off_time(entry: Entry, now: datetime) -> ContractViolation:
+def _off_time(entry: Entry, at: datetime) -> ContractViolation:
     return ContractViolation(
         expected=f"a time within {_MAX_OFFSET.total_seconds():.0f} s of the appender's clock, "
-        f"which shows {_text(now)}",
+        f"by which the checkpoint would be of {_text(at)}",
         was=entry.recorded_at_utc,
         where=f"ledger entry {entry.key!r}",
         todo="correct the clock of the machine that recorded it, or of the appender's",

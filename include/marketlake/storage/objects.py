@@ -32,6 +32,7 @@ CONNECTIONS = 16
 RESTORED_VERSIONS = "_restored/versions.json"
 """In a bucket restored from a backup: which buckets it was, and which version stands for which."""
 _ATTEMPTS = 2
+_DAYS_OF_A_YEAR = 365  # as S3 counts the years of a lock
 _CONNECT_TIMEOUT_S = 5.0
 _ABSENT = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _REFUSED = {
@@ -107,6 +108,14 @@ class Version:
     key: str
     version_id: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class History:
+    """Every version of some keys, and the keys that a delete marker hides, or once hid."""
+
+    versions: list[Version]
+    removed: list[str]
 
 
 @dataclass(frozen=True)
@@ -208,9 +217,19 @@ class ObjectStore:
 
     def versions(self, bucket: str, prefix: str = "") -> list[Version]:
         """Return every version below ``prefix``, sorted by key, of each key the oldest first."""
+        return self.history(bucket, prefix).versions
+
+    def history(self, bucket: str, prefix: str = "", *, after: str = "") -> History:
+        """Return the versions below ``prefix``, of keys behind ``after`` if given, as ``versions``
+        does, and what was removed among them.
+
+        A lock keeps versions, not names: whoever deletes without naming a version succeeds, and
+        the key is gone from a listing.
+        """
         found: list[Version] = []
+        removed: set[str] = set()
         pages = self._client.get_paginator("list_object_versions").paginate(
-            Bucket=bucket, Prefix=prefix
+            Bucket=bucket, Prefix=prefix, **({"KeyMarker": after} if after else {})
         )
         with self._named_errors(f"s3://{bucket}/{prefix}"):
             for page in pages:
@@ -218,10 +237,11 @@ class ObjectStore:
                     Version(entry["Key"], entry["VersionId"], entry["Size"])
                     for entry in page.get("Versions", [])
                 )
+                removed |= {entry["Key"] for entry in page.get("DeleteMarkers", [])}
         # The store lists the newest of a key first; sorting keeps the order of equals.
         found.reverse()
         found.sort(key=lambda version: version.key)
-        return found
+        return History(found, sorted(removed))
 
     def list(self, bucket: str, prefix: str, *, after: str = "", until: str = "") -> list[Listed]:
         """Return the keys below ``prefix``, sorted, between ``after`` and ``until`` if given."""
@@ -248,15 +268,16 @@ class ObjectStore:
 
     def ensure_locked_bucket(self, bucket: str, *, retention_days: int) -> None:
         """Create a bucket whose objects nobody can remove for some days; ConfigError if it
-        exists without an object lock.
+        exists without an object lock, or with a weaker one.
         """
         with self._named_errors(f"bucket {bucket}"):
-            if self._has_bucket(bucket):
-                self._require_lock(bucket)
+            if not self._has_bucket(bucket):
+                self._client.create_bucket(
+                    Bucket=bucket, ObjectLockEnabledForBucket=True, **self._location
+                )
+            elif self._is_locked(bucket, retention_days):
                 return
-            self._client.create_bucket(
-                Bucket=bucket, ObjectLockEnabledForBucket=True, **self._location
-            )
+            # A new bucket, or one whose creation was interrupted here: locked, but for no time.
             self._client.put_object_lock_configuration(
                 Bucket=bucket,
                 ObjectLockConfiguration={
@@ -353,9 +374,12 @@ class ObjectStore:
             raise
         return True
 
-    def _require_lock(self, bucket: str) -> None:
+    def _is_locked(self, bucket: str, retention_days: int) -> bool:
+        """Return whether objects get a lock by themselves; raise ConfigError where none can, or
+        where it is weaker than asked for.
+        """
         try:
-            self._client.get_object_lock_configuration(Bucket=bucket)
+            answer = self._client.get_object_lock_configuration(Bucket=bucket)
         except ClientError as error:
             if _code(error) not in {"ObjectLockConfigurationNotFoundError", *_ABSENT}:
                 raise
@@ -365,6 +389,22 @@ class ObjectStore:
                 where=f"bucket {bucket}",
                 todo="set MARKETLAKE_LAKE__WORM_BUCKET to a name that is not taken",
             ) from error
+        rule = answer.get("ObjectLockConfiguration", {}).get("Rule", {})
+        retention = rule.get("DefaultRetention", {})
+        if not retention:
+            return False
+        mode = retention.get("Mode")
+        days = retention.get("Days") or _DAYS_OF_A_YEAR * retention.get("Years", 0)
+        if mode == "COMPLIANCE" and days >= retention_days:
+            return True
+        raise ConfigError(
+            expected=f"a bucket that locks objects in mode COMPLIANCE for {retention_days} days",
+            was=f"mode {mode}, {days} days",
+            where=f"bucket {bucket} at {self._settings.endpoint_url}",
+            todo="set its default retention with the store's own tools, or "
+            "MARKETLAKE_LAKE__WORM_BUCKET to a name that is not taken; where only the days are too "
+            "few, MARKETLAKE_LAKE__LOCKED_DAYS may ask for less",
+        )
 
     @contextmanager
     def _named_errors(self, where: str) -> Iterator[None]:

@@ -486,4 +486,4 @@ def test_a_negative_index_is_no_entry(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("insert into leaf values (-1, x'00', x'00')")
     found = verify_file(path, public_key=PINNED)
-    assert found.faults[0] == "entry 0 is missing (the next one is -1)"
+    assert found.faults == ["entry -1 was planted below the first: no root covers it"]

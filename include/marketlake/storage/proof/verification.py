@@ -27,6 +27,7 @@ __all__ = [
     "CLOCK_TOLERANCE_S",
     "Kept",
     "Verification",
+    "below_first",
     "verify_file",
     "verify_log",
 ]
@@ -83,6 +84,11 @@ def verify_log(
     found.look_at_the_end(end)
     found.hold_against_kept(kept)
     return found.verdict()
+
+
+def below_first(index: int) -> str:
+    """Return what is said of a row with a number that no entry of a log can have."""
+    return f"entry {index} was planted below the first: no root covers it"
 
 
 def verify_file(
@@ -277,6 +283,9 @@ class _Examination:
         return Verification(not messages, self.size, self.tree.root(self.tree.size).hex(), messages)
 
     def _read_row(self, row: StoredRow, cover: Checkpoint | None) -> None:
+        if row.index < 0:
+            self._add(row.index, below_first(row.index))
+            return
         if row.index != self.size:
             self._add(
                 self.size, f"entry {self.size} is missing (the next one is {row.index})", entry=True
