@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from marketlake.contracts.catalog import OUT_DATA_VALIDATION_ANOMALY_LOG, RAW_YA
 from marketlake.errors import BadPayload, ConfigError, MarketlakeError
 from marketlake.pipelines import back_up, export_audit, restore_backup
 from marketlake.pipelines.context import RunContext, open_context
+from marketlake.pipelines.snapshots import take
 from marketlake.readmodels import lineage, published
 from marketlake.settings import Settings
 from marketlake.storage.backup import BackupIndex, BackupStore
@@ -23,6 +24,7 @@ from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient
 from marketlake.storage.lineage_index import LineageIndex
 from marketlake.storage.objects import RESTORED_VERSIONS, ObjectStore
+from marketlake.storage.snapshots import Snapshots
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
 from tests.own_ledger import OwnLedger, own_ledger
@@ -104,7 +106,22 @@ def refs(own: OwnLedger) -> list[ArtifactRef]:
 
 
 @pytest.fixture(scope="module")
-def name(own: OwnLedger, refs: list[ArtifactRef]) -> str:
+def archived(own: OwnLedger, refs: list[ArtifactRef]) -> tuple[str, bytes]:
+    """Return the name and bytes of a snapshot that lies in a month's archive only."""
+    ctx = in_context(own.settings)
+    ctx.touched.read.update(refs)
+    snapshots = Snapshots(ctx.lake, own.client)
+    step = "marketlake.pipelines.build_features.compute"
+    local = datetime(2023, 1, 2, 9, tzinfo=UTC)
+    kept = snapshots.write(take(ctx, SESSION, step, {}, error=None), local=local)
+    body = snapshots.body(kept)
+    assert snapshots.archive("202301", [kept])[0] == 1
+    assert ctx.lake.list_keys("snapshots/") == []
+    return kept, body
+
+
+@pytest.fixture(scope="module")
+def name(own: OwnLedger, archived: tuple[str, bytes]) -> str:
     """Return the name of the first backup's index."""
     seen: list[tuple[int, int]] = []
     done = back_up.back_up(
@@ -205,6 +222,18 @@ def test_the_restored_log_is_the_old_one_byte_for_byte_and_goes_on(
         assert [parent.sha256 for parent in traced.parents] == [refs[2].sha256]
         publish(again.settings, 3.0)
         assert again.client.verify().ok
+
+
+def test_an_archived_snapshot_is_read_in_the_restored_lake(
+    archived: tuple[str, bytes], restored: Settings
+) -> None:
+    name, body = archived
+    with own_ledger(restored, at=utc_now(), database=restored.postgres.ledger_db) as again:
+        snapshots = Snapshots(Lake(restored.lake), again.client)
+        (entry,) = [entry for entry in snapshots.entries() if entry.name == name]
+        assert snapshots.read(entry).session == str(SESSION)
+        assert snapshots.body(name) == body
+        assert snapshots.restore("202301") == [name]
 
 
 def test_a_lake_restored_from_a_restored_lake_reads_the_first_references(

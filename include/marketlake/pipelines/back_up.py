@@ -25,8 +25,9 @@ from marketlake.storage.objects import ObjectStore, Version
 from marketlake.storage.proof.export_file import ExportFile
 
 _SIDE_BY_SIDE = 8
-# What tasks hand to each other, and copies of what is saved anyway.
-_LEFT_OUT = ("_staging/", "_publishing/", "archive/")
+# What tasks hand to each other, and copies whose originals stay. Archived snapshots are no copies:
+# the archive is all there is of them.
+_LEFT_OUT = ("_staging/", "_publishing/", "archive/raw/")
 _CHECKPOINTS = "checkpoints/"
 _MANIFEST = "/manifest.json"
 
