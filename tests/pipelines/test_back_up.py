@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pytest
 from marketlake.clock import sleep_s, utc_now
@@ -24,6 +25,7 @@ from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient
 from marketlake.storage.lineage_index import LineageIndex
 from marketlake.storage.objects import RESTORED_VERSIONS, ObjectStore
+from marketlake.storage.shredding import Documents
 from marketlake.storage.snapshots import Snapshots
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
@@ -299,6 +301,26 @@ def test_an_object_that_is_not_what_its_manifest_says_stops_a_backup(
             back_up.back_up(in_context(own.settings.model_copy(update={"backup": fresh})))
     finally:
         store.delete(own.settings.lake.bucket, key, version_id)
+
+
+def test_no_backup_has_the_key_of_a_sealed_document(own: OwnLedger, saved: BackupIndex) -> None:
+    """What has been shredded must not come back with one."""
+    settings = own.settings
+    ctx = in_context(settings)
+    document_id = f"post/{uuid.uuid4().hex}"
+    sealed = Documents(settings, ctx.ledger).seal(document_id, b"Jane Roe sold everything")
+    ctx.lake.put_record(f"documents/{document_id}", sealed)
+    with psycopg.connect(settings.postgres.conninfo(settings.postgres.warehouse_db)) as connection:
+        row = connection.execute(
+            "select wrapped_key from sealed.document_key where document_id = %s", (document_id,)
+        ).fetchone()
+    assert row is not None
+    index = back_up.back_up(ctx)["index"]
+    store = BackupStore(settings)
+    held = [store.object(item.sha256) for item in store.index(index).objects]
+    held.append(store.ledger(store.index(index).ledger))
+    assert sealed in held
+    assert [body for body in held if row[0] in body or row[0].hex().encode() in body] == []
 
 
 def test_the_export_in_the_backup_verifies_by_itself(

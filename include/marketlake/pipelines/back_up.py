@@ -1,7 +1,8 @@
 """Copy the ledger and every version of the lake to the backup bucket, what is new of it.
 
 The lake is listed before the log is exported: whatever the backup's lake holds, its log tells of.
-What does not belong here: restoring (``restore_backup``).
+The keys of sealed documents stay out: nothing is ever removed from a backup, and a key that came
+back would undo a shredding. What does not belong here: restoring (``restore_backup``).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 The lake keeps every version and the ledger every leaf: what is sealed stays there, and what the
 ledger says of it (the sealed bytes' hash) can be verified for ever. The keys are rows of the
-warehouse's database, which keeps no versions, wrapped by a master key that is in no database. What
-does not belong here: where the sealed bytes go, and who decides what is forgotten.
+warehouse's database, which keeps no versions, wrapped by a master key that is in no database. No
+backup holds them: what is shredded could not be taken out of it. What does not belong here: where
+the sealed bytes go, and who decides what is forgotten.
 """
 
 from __future__ import annotations
