@@ -286,6 +286,18 @@ def test_a_damaged_backup_is_not_restored(own: OwnLedger, saved: BackupIndex) ->
     assert lake.list_keys("raw/")
 
 
+def test_a_damaged_or_missing_export_of_the_ledger_is_not_restored(
+    own: OwnLedger, saved: BackupIndex, tmp_path: Path
+) -> None:
+    store = BackupStore(own.settings)
+    for wrong, was in (
+        (replace(saved.ledger, sha256="0" * 64), saved.ledger.sha256),
+        (replace(saved.ledger, key="ledger/none.db"), "was nothing"),
+    ):
+        with pytest.raises(BadPayload, match=was):
+            store.get_ledger(wrong, tmp_path / "ledger.db")
+
+
 def test_an_object_that_is_not_what_its_manifest_says_stops_a_backup(
     own: OwnLedger, refs: list[ArtifactRef]
 ) -> None:
@@ -303,7 +315,9 @@ def test_an_object_that_is_not_what_its_manifest_says_stops_a_backup(
         store.delete(own.settings.lake.bucket, key, version_id)
 
 
-def test_no_backup_has_the_key_of_a_sealed_document(own: OwnLedger, saved: BackupIndex) -> None:
+def test_no_backup_has_the_key_of_a_sealed_document(
+    own: OwnLedger, saved: BackupIndex, tmp_path: Path
+) -> None:
     """What has been shredded must not come back with one."""
     settings = own.settings
     ctx = in_context(settings)
@@ -318,7 +332,8 @@ def test_no_backup_has_the_key_of_a_sealed_document(own: OwnLedger, saved: Backu
     index = back_up.back_up(ctx)["index"]
     store = BackupStore(settings)
     held = [store.object(item.sha256) for item in store.index(index).objects]
-    held.append(store.ledger(store.index(index).ledger))
+    store.get_ledger(store.index(index).ledger, tmp_path / "ledger.db")
+    held.append((tmp_path / "ledger.db").read_bytes())
     assert sealed in held
     assert [body for body in held if row[0] in body or row[0].hex().encode() in body] == []
 
@@ -329,6 +344,6 @@ def test_the_export_in_the_backup_verifies_by_itself(
     from marketlake.storage.proof.verification import verify_file
 
     path = tmp_path / "ledger.db"
-    path.write_bytes(BackupStore(own.settings).ledger(saved.ledger))
+    BackupStore(own.settings).get_ledger(saved.ledger, path)
     assert LedgerClient(own.settings.ledger).verify().ok
     assert verify_file(path).ok

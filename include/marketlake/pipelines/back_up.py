@@ -151,4 +151,4 @@ def _save_ledger(ctx: RunContext, store: BackupStore) -> SavedLedger:
         LedgerClient(ctx.settings.ledger).export(path)
         with ExportFile(path) as file:
             end = file.checkpoints()[-1]
-        return store.put_ledger(path.read_bytes(), size=end.size, root_hash=end.root_hash)
+        return store.put_ledger(path, size=end.size, root_hash=end.root_hash)
