@@ -1,5 +1,7 @@
 """Compact the lake's sessions into years, archive old raw answers, verify the ledger, back up.
 
+On demand; for a live market also every Saturday, when no session is under way.
+
 Compaction rewrites no session: a year object holds the same rows, sorted for long reads. Raw
 answers older than `MARKETLAKE_LAKE__ARCHIVE_RAW_AFTER_DAYS` are copied below `archive/`, unless
 the store moves them to cold storage itself. Snapshots of months that are
@@ -24,19 +26,23 @@ root. The backup copies what is new of ledger and lake to the bucket of `MARKETL
   not clear it before you know why; earlier backups have the right bytes.
 """
 
-from airflow.sdk import dag, task
+from airflow.sdk import CronTriggerTimetable, dag, task
 from marketlake.orchestration.retries import task_defaults
 from marketlake.orchestration.style import OWNER_PLATFORM, Tag
 from marketlake.orchestration.tasks import Json, date_param, optional_session, run_step
+from marketlake.settings import current_settings
 
 THROUGH = optional_session(
     "Through",
     "Last session to compact, and the one that ages are counted from. Empty: the market's last.",
 )
 
+# After a training that begins at six, should the first of the month be a Saturday.
+WEEKLY = CronTriggerTimetable("0 10 * * 6", timezone="UTC", run_immediately=False)
+
 
 @dag(
-    schedule=None,
+    schedule=None if current_settings().market.last_session else WEEKLY,
     catchup=False,
     max_active_runs=1,
     params={"through": THROUGH},

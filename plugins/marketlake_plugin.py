@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 from marketlake.orchestration.timetable import ExchangeSessionTimetable
 
@@ -16,6 +17,17 @@ async def pages(
     from marketlake.orchestration.pages import app
 
     await app(scope, receive, send)
+
+
+class TaskEnds:
+    """Hears of every failed task, in whichever component Airflow finds it out."""
+
+    @hookimpl
+    def on_task_instance_failed(self, task_instance: Any, error: object) -> None:
+        """Record it in the ledger; what that takes is imported at a failure, not in every task."""
+        from marketlake.orchestration.task_ends import record_failure
+
+        record_failure(task_instance, error)
 
 
 def _link(name: str, place: str) -> dict[str, str]:
@@ -35,6 +47,7 @@ class MarketlakePlugin(AirflowPlugin):
     # Lists are the shape that Airflow asks for.
     name = "marketlake"
     timetables = [ExchangeSessionTimetable]  # noqa: RUF012
+    listeners = [TaskEnds()]  # noqa: RUF012
     fastapi_apps = [  # noqa: RUF012
         {"app": pages, "url_prefix": "/marketlake", "name": "Marketlake pages"}
     ]

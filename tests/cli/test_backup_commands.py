@@ -54,6 +54,15 @@ def test_a_backup_says_what_it_holds_and_what_it_does_not_protect_from(command: 
     assert again["same_store"] is True
 
 
+@pytest.mark.parametrize("name", ["backup", "restore"])
+def test_the_help_says_that_no_backup_has_the_keys_of_sealed_documents(
+    command: Command, name: str
+) -> None:
+    said = " ".join(command(name, "--help").stdout.replace("│", " ").split())
+    assert "(sealed.document_key)" in said
+    assert "no backup holds" in said or "a backup never forgets" in said
+
+
 def test_a_restore_says_how_to_use_it(command: Command) -> None:
     name = f"cli-{uuid.uuid4().hex[:10]}"
     told = json.loads(command("backup", "--json").stdout)

@@ -228,6 +228,9 @@ def test_trace_down_says_which_outputs_touched_an_answer(
     done = cli("trace", version, "--down", "--symbol", "KO")
     assert done.returncode == 0, done.stderr
     assert "core_signals__signal session=2022-12-23" in done.stdout
+    assert "every link shown is proven in the ledger" in done.stdout
+    assert "that none is missing is the index's word" in done.stdout
+    assert "--reindex" in done.stdout
     tree = _json(cli("trace", version, "--down", "--json", "--reindex"))
     assert isinstance(tree, dict)
     assert [child["contract"] for child in tree["children"]] == ["core_signals__signal"]

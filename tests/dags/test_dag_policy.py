@@ -243,13 +243,20 @@ def test_an_on_demand_dag_takes_dates_or_choices_emits_nothing_and_runs_alone(da
     assert dag["max_active_runs"] == 1
 
 
-def test_a_live_market_trains_on_the_first_of_every_month_and_not_at_once(tmp_path):
-    live = parse(tmp_path, MARKETLAKE_MODE="live")
-    schedule = live["train_models.py"]["dags"]["train_models"]["schedule"]
+LIVE_SCHEDULES = {"train_models": "0 6 1 * *", "archive_lake": "0 10 * * 6"}
 
-    assert schedule["timetable"] == "CronTriggerTimetable"
-    assert schedule["expression"] == "0 6 1 * *"
-    assert schedule["run_immediately"] is False
+
+def test_a_live_market_trains_monthly_archives_weekly_and_neither_at_once(tmp_path):
+    live = parse(tmp_path, MARKETLAKE_MODE="live")
+
+    for dag_id in ON_DEMAND:
+        schedule = live[f"{dag_id}.py"]["dags"][dag_id]["schedule"]
+        if dag_id in LIVE_SCHEDULES:
+            assert schedule["timetable"] == "CronTriggerTimetable"
+            assert schedule["expression"] == LIVE_SCHEDULES[dag_id]
+            assert schedule["run_immediately"] is False
+        else:
+            assert schedule["timetable"] == "NullTimetable"
 
 
 @pytest.mark.parametrize("dag_id", RECORDING)

@@ -100,11 +100,13 @@ class Installation:
         return found
 
 
-def wait_until(condition: Callable[[], object], *, what: str, within_s: float = 300) -> None:
+def wait_until(
+    condition: Callable[[], object], *, what: str, within_s: float = 300, every_s: float = 1.0
+) -> None:
     deadline = monotonic_s() + within_s
     while not condition():
         assert monotonic_s() < deadline, f"not within {within_s} s: {what}"
-        sleep_s(1.0)
+        sleep_s(every_s)
 
 
 @contextmanager

@@ -421,6 +421,9 @@ def test_a_task_tells_what_it_really_read_and_wrote(
     assert loaded["outputFacets"]["outputStatistics"]["rowCount"] == 2
     assert [path for path, _, _ in backend.received] == ["/api/v1/lineage"] * 2
     assert {authorization for _, authorization, _ in backend.received} == {"Bearer hunter2"}
+    (use,) = ledger.entries("secret_access", run.dag_id, run_id=run.run_id)
+    assert use.payload["name"] == "MARKETLAKE_LINEAGE__API_KEY"
+    assert "hunter2" not in str(use.payload)
     assert [json.loads(body) for _, _, body in backend.received] == [
         events["START"],
         events["COMPLETE"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 import uuid
 from configparser import ConfigParser
@@ -15,7 +16,9 @@ from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
 from airflow.sdk.execution_time import supervisor
 from marketlake.orchestration.supervision import PromptCoordinator, PromptSubprocess
-from marketlake.settings import PROJECT_ROOT
+from marketlake.settings import PROJECT_ROOT, Settings, current_settings
+from marketlake.storage.ledger import LedgerClient
+from marketlake.types import RunIdentity
 
 LINGERS_S = 0.3
 STARTED = {
@@ -49,13 +52,13 @@ def _closes_its_sockets_and_lingers() -> None:
     os._exit(0)
 
 
-def _task() -> dict[str, Any]:
+def _task(run_id: str = "one") -> dict[str, Any]:
     return {
         "what": TaskInstance(
             id=uuid.uuid4(),
             task_id="plan",
             dag_id="ingest_market_data",
-            run_id="one",
+            run_id=run_id,
             try_number=1,
             dag_version_id=uuid.uuid4(),
         ),
@@ -75,6 +78,25 @@ def test_the_end_of_a_process_is_seen_when_it_ends() -> None:
 
     took_s = time.monotonic() - began
     assert LINGERS_S <= took_s < supervisor.MIN_HEARTBEAT_INTERVAL / 2
+
+
+def _is_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_ledger_hears_of_a_killed_process(
+    ledger: LedgerClient, storage_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKETLAKE_HOME", str(storage_settings.home))
+    current_settings.cache_clear()
+    run = RunIdentity("ingest_market_data", f"killed {uuid.uuid4().hex}", "plan")
+
+    process = PromptSubprocess.start(target=_is_killed, **_task(run.run_id))
+
+    assert process.wait() == -signal.SIGKILL
+    (entry,) = ledger.entries(run_id=run.run_id)
+    assert (entry.key, entry.kind) == (f"{run.key}/end", "task_failed")
+    assert "SIGKILL; Airflow's state: failed" in entry.payload["message"]
 
 
 def _prints_and_ends() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pytest
 from marketlake.clock import sleep_s, utc_now
@@ -16,6 +17,7 @@ from marketlake.contracts.catalog import OUT_DATA_VALIDATION_ANOMALY_LOG, RAW_YA
 from marketlake.errors import BadPayload, ConfigError, MarketlakeError
 from marketlake.pipelines import back_up, export_audit, restore_backup
 from marketlake.pipelines.context import RunContext, open_context
+from marketlake.pipelines.snapshots import take
 from marketlake.readmodels import lineage, published
 from marketlake.settings import Settings
 from marketlake.storage.backup import BackupIndex, BackupStore
@@ -23,6 +25,8 @@ from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient
 from marketlake.storage.lineage_index import LineageIndex
 from marketlake.storage.objects import RESTORED_VERSIONS, ObjectStore
+from marketlake.storage.shredding import Documents
+from marketlake.storage.snapshots import Snapshots
 from marketlake.types import ArtifactRef, Partition, RunIdentity
 
 from tests.own_ledger import OwnLedger, own_ledger
@@ -104,7 +108,22 @@ def refs(own: OwnLedger) -> list[ArtifactRef]:
 
 
 @pytest.fixture(scope="module")
-def name(own: OwnLedger, refs: list[ArtifactRef]) -> str:
+def archived(own: OwnLedger, refs: list[ArtifactRef]) -> tuple[str, bytes]:
+    """Return the name and bytes of a snapshot that lies in a month's archive only."""
+    ctx = in_context(own.settings)
+    ctx.touched.read.update(refs)
+    snapshots = Snapshots(ctx.lake, own.client)
+    step = "marketlake.pipelines.build_features.compute"
+    local = datetime(2023, 1, 2, 9, tzinfo=UTC)
+    kept = snapshots.write(take(ctx, SESSION, step, {}, error=None), local=local)
+    body = snapshots.body(kept)
+    assert snapshots.archive("202301", [kept])[0] == 1
+    assert ctx.lake.list_keys("snapshots/") == []
+    return kept, body
+
+
+@pytest.fixture(scope="module")
+def name(own: OwnLedger, archived: tuple[str, bytes]) -> str:
     """Return the name of the first backup's index."""
     seen: list[tuple[int, int]] = []
     done = back_up.back_up(
@@ -207,6 +226,18 @@ def test_the_restored_log_is_the_old_one_byte_for_byte_and_goes_on(
         assert again.client.verify().ok
 
 
+def test_an_archived_snapshot_is_read_in_the_restored_lake(
+    archived: tuple[str, bytes], restored: Settings
+) -> None:
+    name, body = archived
+    with own_ledger(restored, at=utc_now(), database=restored.postgres.ledger_db) as again:
+        snapshots = Snapshots(Lake(restored.lake), again.client)
+        (entry,) = [entry for entry in snapshots.entries() if entry.name == name]
+        assert snapshots.read(entry).session == str(SESSION)
+        assert snapshots.body(name) == body
+        assert snapshots.restore("202301") == [name]
+
+
 def test_a_lake_restored_from_a_restored_lake_reads_the_first_references(
     refs: list[ArtifactRef], restored: Settings
 ) -> None:
@@ -255,6 +286,18 @@ def test_a_damaged_backup_is_not_restored(own: OwnLedger, saved: BackupIndex) ->
     assert lake.list_keys("raw/")
 
 
+def test_a_damaged_or_missing_export_of_the_ledger_is_not_restored(
+    own: OwnLedger, saved: BackupIndex, tmp_path: Path
+) -> None:
+    store = BackupStore(own.settings)
+    for wrong, was in (
+        (replace(saved.ledger, sha256="0" * 64), saved.ledger.sha256),
+        (replace(saved.ledger, key="ledger/none.db"), "was nothing"),
+    ):
+        with pytest.raises(BadPayload, match=was):
+            store.get_ledger(wrong, tmp_path / "ledger.db")
+
+
 def test_an_object_that_is_not_what_its_manifest_says_stops_a_backup(
     own: OwnLedger, refs: list[ArtifactRef]
 ) -> None:
@@ -272,12 +315,35 @@ def test_an_object_that_is_not_what_its_manifest_says_stops_a_backup(
         store.delete(own.settings.lake.bucket, key, version_id)
 
 
+def test_no_backup_has_the_key_of_a_sealed_document(
+    own: OwnLedger, saved: BackupIndex, tmp_path: Path
+) -> None:
+    """What has been shredded must not come back with one."""
+    settings = own.settings
+    ctx = in_context(settings)
+    document_id = f"post/{uuid.uuid4().hex}"
+    sealed = Documents(settings, ctx.ledger).seal(document_id, b"Jane Roe sold everything")
+    ctx.lake.put_record(f"documents/{document_id}", sealed)
+    with psycopg.connect(settings.postgres.conninfo(settings.postgres.warehouse_db)) as connection:
+        row = connection.execute(
+            "select wrapped_key from sealed.document_key where document_id = %s", (document_id,)
+        ).fetchone()
+    assert row is not None
+    index = back_up.back_up(ctx)["index"]
+    store = BackupStore(settings)
+    held = [store.object(item.sha256) for item in store.index(index).objects]
+    store.get_ledger(store.index(index).ledger, tmp_path / "ledger.db")
+    held.append((tmp_path / "ledger.db").read_bytes())
+    assert sealed in held
+    assert [body for body in held if row[0] in body or row[0].hex().encode() in body] == []
+
+
 def test_the_export_in_the_backup_verifies_by_itself(
     own: OwnLedger, saved: BackupIndex, tmp_path: Path
 ) -> None:
     from marketlake.storage.proof.verification import verify_file
 
     path = tmp_path / "ledger.db"
-    path.write_bytes(BackupStore(own.settings).ledger(saved.ledger))
+    BackupStore(own.settings).get_ledger(saved.ledger, path)
     assert LedgerClient(own.settings.ledger).verify().ok
     assert verify_file(path).ok

@@ -28,6 +28,7 @@ from marketlake.services.sandbox.embedded import RunningSandbox, running_sandbox
 from marketlake.services.sandbox.vendors.wire import FREE_KEY
 from marketlake.settings import Settings
 from marketlake.storage.lake import Lake
+from marketlake.storage.ledger import LedgerClient
 from marketlake.types import Partition, RunIdentity
 from pydantic import SecretStr
 
@@ -250,6 +251,34 @@ def test_a_failure_that_passes_costs_nothing_because_the_symbol_is_asked_for_aga
     market.run()
     assert {outcome for outcome, _ in market.answers(source).values()} == {"answered"}
     assert market.bars() == undisturbed.bars()
+
+
+def test_the_use_of_a_vendors_keys_is_in_the_ledger_before_its_calls_and_once_a_task(
+    new_market: NewMarket, ledger: LedgerClient
+) -> None:
+    market = new_market()
+    with market.context(SESSION) as ctx:
+        for name in (*SOURCES, *SOURCES):
+            source_answers.ask(ctx, name, EQUITIES, SESSION, SESSION)
+    entries = ledger.entries(run_id=ctx.run.run_id)
+    uses = [entry for entry in entries if entry.kind == "secret_access"]
+    assert [(entry.payload["name"], entry.payload["purpose"]) for entry in uses] == [
+        ("MARKETLAKE_ALPHA_VANTAGE__API_KEY", "calls to Alpha Vantage"),
+        ("MARKETLAKE_IEX__API_KEY", "calls to IEX by Alpaca"),
+        ("MARKETLAKE_IEX__SECRET_KEY", "calls to IEX by Alpaca"),
+    ]
+    calls = [
+        entry.index
+        for entry in entries
+        if entry.kind == "vendor_call" and entry.payload["vendor"] != "yahoo"
+    ]
+    assert uses[0].index < min(calls)
+    said = b"".join(entry.canonical() for entry in entries)
+    own = market.settings
+    for key in (own.alpha_vantage.api_key, own.iex.api_key, own.iex.secret_key):
+        assert key is not None
+        assert key.get_secret_value().encode() not in said
+        assert sha256(key.get_secret_value().encode()).hexdigest().encode() not in said
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,43 @@ def test_a_copy_takes_exactly_the_named_version(store: ObjectStore, lake: Lake) 
     assert store.get(lake.bucket, "c/to", version_id=version).body == b"first"
 
 
+@pytest.mark.parametrize("size_mb", [0, 20])
+def test_a_file_is_stored_in_parts_and_each_time_as_a_version(
+    store: ObjectStore, lake: Lake, tmp_path: Path, size_mb: int
+) -> None:
+    path, again = tmp_path / "file", tmp_path / "again"
+    key = f"f/{size_mb}"
+    first = store.put(lake.bucket, key, b"before", content_type="text/plain")
+    path.write_bytes(b"".join(number.to_bytes(4, "big") for number in range(size_mb << 18)))
+    second = store.put_file(lake.bucket, key, path, content_type="application/octet-stream")
+    store.get_file(lake.bucket, key, again)
+    assert again.read_bytes() == path.read_bytes()
+    assert [item.version_id for item in store.versions(lake.bucket, key)] == [first, second]
+    assert store.get(lake.bucket, key, version_id=second).body == path.read_bytes()
+    assert store.get(lake.bucket, key, version_id=first).body == b"before"
+
+
+def test_a_file_that_is_not_stored_is_not_found(
+    store: ObjectStore, lake: Lake, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFound, match="f/nothing"):
+        store.get_file(lake.bucket, "f/nothing", tmp_path / "nothing")
+
+
+def test_a_large_file_is_stored_and_read_in_little_memory(
+    store: ObjectStore, lake: Lake, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(128 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    store.put_file(lake.bucket, "f/large", path, content_type="application/octet-stream")
+    store.get_file(lake.bucket, "f/large", tmp_path / "again")
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert (tmp_path / "again").stat().st_size == 128 << 20
+    assert grown_kb < 64 << 10
+
+
 def test_a_deleted_version_is_gone(store: ObjectStore, lake: Lake) -> None:
     version = store.put(lake.bucket, "d/key", b"x", content_type="text/plain")
     store.delete(lake.bucket, "d/key", version)

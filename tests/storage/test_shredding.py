@@ -87,6 +87,31 @@ def test_a_shredded_document_says_so_and_its_leaf_stays_verifiable(
     assert ledger.verify().ok
 
 
+def test_each_use_of_a_documents_key_is_in_the_ledger_and_the_key_is_not(
+    documents: Documents,
+    document_id: str,
+    storage_settings: Settings,
+    ledger: LedgerClient,
+    run: RunIdentity,
+) -> None:
+    sealed = documents.seal(document_id, TEXT)
+    documents.open(document_id, sealed)
+    wrapped = keys(storage_settings, document_id)
+    assert wrapped is not None
+    documents.shred(document_id, reason="a request")
+    with pytest.raises(Shredded):
+        documents.open(document_id, sealed)
+    entries = ledger.entries(run_id=run.run_id)
+    uses = [entry.payload for entry in entries if entry.kind == "secret_access"]
+    assert [use["purpose"] for use in uses] == ["seal", "open", "shred"]
+    assert {use["name"] for use in uses} == {f"document {document_id}"}
+    said = b"".join(entry.canonical() for entry in entries)
+    master = bytes.fromhex(storage_settings.master_key_file.read_text())
+    for secret in (wrapped, master):
+        assert secret.hex().encode() not in said
+        assert hashlib.sha256(secret).hexdigest().encode() not in said
+
+
 def test_nothing_of_the_key_is_left_in_the_table_on_the_disk(
     documents: Documents, document_id: str, storage_settings: Settings
 ) -> None:
@@ -109,12 +134,14 @@ def table_file(settings: Settings) -> bytes:
     return Path(*row).read_bytes()
 
 
-def test_nothing_is_shredded_that_the_ledger_could_not_record(
+def test_nothing_is_opened_or_shredded_that_the_ledger_could_not_record(
     documents: Documents, document_id: str, storage_settings: Settings, run: RunIdentity
 ) -> None:
     sealed = documents.seal(document_id, TEXT)
     nobody = storage_settings.ledger.model_copy(update={"port": 1})
     unheard = Documents(storage_settings, LedgerWriter(LedgerClient(nobody), run))
+    with pytest.raises(SourceUnavailable):
+        unheard.open(document_id, sealed)
     with pytest.raises(SourceUnavailable):
         unheard.shred(document_id, reason="a request")
     assert documents.open(document_id, sealed) == TEXT

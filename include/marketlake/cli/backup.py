@@ -22,7 +22,12 @@ def register(app: typer.Typer) -> None:
 
 
 def backup(as_json: Json = False) -> None:
-    """Copy what is new of ledger and lake to the backup bucket; an index names everything."""
+    """Copy what is new of ledger and lake to the backup bucket; an index names everything.
+
+    Not in it: the warehouse, which is built from the lake; signing key and master key, which belong
+    into a safe; and the keys of sealed documents (sealed.document_key), on purpose: a backup never
+    forgets, and a key in it would undo a shredding.
+    """
     from marketlake.pipelines import back_up, export_audit
     from marketlake.pipelines.context import open_context
     from marketlake.types import RunIdentity
@@ -56,7 +61,11 @@ def restore(
     index: Annotated[str | None, typer.Option(help="Which backup; default: the newest.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Rebuild ledger and lake from the backup in empty stores, and verify all of it."""
+    """Rebuild ledger and lake from the backup in empty stores, and verify all of it.
+
+    Sealed documents come back sealed: only the warehouse's database of before the loss has the keys
+    that open them (sealed.document_key), which no backup holds.
+    """
     from marketlake.pipelines import restore_backup
 
     done = restore_backup.restore(

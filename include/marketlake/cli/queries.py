@@ -32,6 +32,10 @@ _PIPE_WIDTH = 200
 _HASH_SHOWN = 12
 _ANSWERS_ALONE = 3
 _ROWS_TOLD = 8
+_SHOWN_IS_PROVEN = (
+    "every link shown is proven in the ledger; that none is missing is the index's word: "
+    "--reindex rebuilds it from the ledger"
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Session = Annotated[
@@ -165,14 +169,18 @@ def trace(
         bool, typer.Option("--full", help="A line for every artifact and every answer.")
     ] = False,
     reindex: Annotated[
-        bool, typer.Option("--reindex", help="Read the whole ledger again first.")
+        bool, typer.Option("--reindex", help="Rebuild the index from the whole ledger first.")
     ] = False,
     as_json: Json = False,
     html: Annotated[
         Path | None, typer.Option(help="Write the walk into this file, as one page.")
     ] = None,
 ) -> None:
-    """Walk to the vendor's bytes, or on to what was made from it; exit 1 if a link is broken."""
+    """Walk to the vendor's bytes, or on to what was made from it; exit 1 if a link is broken.
+
+    Up, proven entries name what comes next. Down, the ledger's index finds it: every link shown is
+    proven, and --reindex makes sure of those that an old index may lack.
+    """
     from marketlake.domain.reporting import lineage_page
     from marketlake.readmodels import lineage
     from marketlake.storage.ledger import LedgerClient
@@ -207,9 +215,10 @@ def trace(
             title = f"the signal {signal['session']}/{signal['symbol']}"
             console().print(_signal_table([signal], title=f"{title}, model {signal['model_name']}"))
         console().print(_tree(lineage.folded(tree, full=full), full=full))
+        proven = _SHOWN_IS_PROVEN if down else "every link proven in the ledger"
         typer.echo(
             f"{counts['artifacts']} artifacts, {counts['answers']} vendor answers, "
-            f"{f'{broken} BROKEN links' if broken else 'every link proven in the ledger'}"
+            f"{f'{broken} BROKEN links' if broken else proven}"
         )
     if broken:
         raise typer.Exit(1)

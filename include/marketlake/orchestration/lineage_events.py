@@ -49,6 +49,7 @@ _STATISTICS = {
     "output": "1-0-2/OutputStatisticsOutputDatasetFacet",
 }
 _PRODUCER = f"urn:marketlake:{__version__}"
+_API_KEY = "MARKETLAKE_LINEAGE__API_KEY"
 
 
 class TaskLineage:
@@ -62,7 +63,11 @@ class TaskLineage:
         self._ctx = ctx
         self._session = session
         settings = ctx.settings.lineage
-        self._backend = None if settings.url is None else _Backend(settings, settings.url)
+        self._backend = None
+        if settings.url is not None:
+            if settings.api_key is not None:
+                ctx.record_secret_access([_API_KEY], purpose="events to the OpenLineage backend")
+            self._backend = _Backend(settings, settings.url)
 
     def __enter__(self) -> Self:
         self._tell("START")

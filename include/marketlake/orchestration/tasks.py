@@ -78,7 +78,11 @@ def text_param(name: str) -> str | None:
 
 def identity_of(context: Context) -> RunIdentity:
     """Return who is computing, for manifests and the ledger."""
-    ti = context["ti"]
+    return identity_of_instance(context["ti"])
+
+
+def identity_of_instance(ti: Any) -> RunIdentity:
+    """Return who a task instance is, as any of Airflow's components has it."""
     return RunIdentity(
         dag_id=ti.dag_id,
         run_id=ti.run_id,
@@ -101,6 +105,10 @@ def run_step(function: Callable[..., Any], /, *, as_of: date | None = None, **kw
 
     context = get_current_context()
     run = identity_of(context)
+    if run.try_number > 1:
+        from marketlake.orchestration.task_ends import record_lost_tries
+
+        record_lost_tries(run)
     with (
         open_context(current_settings(), run) as step,
         recorded(step.ledger, step.touched, step=f"{function.__module__}.{function.__qualname__}"),

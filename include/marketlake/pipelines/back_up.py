@@ -1,7 +1,8 @@
 """Copy the ledger and every version of the lake to the backup bucket, what is new of it.
 
 The lake is listed before the log is exported: whatever the backup's lake holds, its log tells of.
-What does not belong here: restoring (``restore_backup``).
+The keys of sealed documents stay out: nothing is ever removed from a backup, and a key that came
+back would undo a shredding. What does not belong here: restoring (``restore_backup``).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from marketlake.storage.objects import ObjectStore, Version
 from marketlake.storage.proof.export_file import ExportFile
 
 _SIDE_BY_SIDE = 8
-# What tasks hand to each other, and copies of what is saved anyway.
-_LEFT_OUT = ("_staging/", "_publishing/", "archive/")
+# What tasks hand to each other, and copies whose originals stay. Archived snapshots are no copies:
+# the archive is all there is of them.
+_LEFT_OUT = ("_staging/", "_publishing/", "archive/raw/")
 _CHECKPOINTS = "checkpoints/"
 _MANIFEST = "/manifest.json"
 
@@ -149,4 +151,4 @@ def _save_ledger(ctx: RunContext, store: BackupStore) -> SavedLedger:
         LedgerClient(ctx.settings.ledger).export(path)
         with ExportFile(path) as file:
             end = file.checkpoints()[-1]
-        return store.put_ledger(path.read_bytes(), size=end.size, root_hash=end.root_hash)
+        return store.put_ledger(path, size=end.size, root_hash=end.root_hash)

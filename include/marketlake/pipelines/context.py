@@ -46,7 +46,8 @@ class Touched:
     """What a run really read, wrote (published or staged), loaded, built: what its lineage says.
 
     ``loaded`` is by contract: how many rows went into the warehouse. ``noted`` is what went
-    through the lake's store, for the run's snapshot. ``built`` are dbt's models.
+    through the lake's store, for the run's snapshot. ``built`` are dbt's models. ``secrets`` are
+    the names of those that the ledger knows of.
     """
 
     read: set[ArtifactRef] = field(default_factory=set)
@@ -54,6 +55,7 @@ class Touched:
     loaded: dict[str, int] = field(default_factory=dict)
     noted: Noted = field(default_factory=Noted)
     built: list[Model] = field(default_factory=list)
+    secrets: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,17 @@ class RunContext:
             parameters=parameters,
             code_version=self.code_version,
         )
+
+    def record_secret_access(self, names: Sequence[str], *, purpose: str) -> None:
+        """Tell the ledger, before a secret is read, which and what for: once each a task.
+
+        What every task needs to reach lake, warehouse and ledger is not told: each task that
+        started has read it.
+        """
+        for name in names:
+            if name not in self.touched.secrets:
+                self.ledger.record("secret_access", name=name, purpose=purpose)
+                self.touched.secrets.add(name)
 
     def known_at(self, session: date) -> datetime:
         """Return when bars of a session could first be known: once the slowest source has them."""

@@ -127,7 +127,7 @@ def _earlier_names(backup: BackupStore, saved: BackupIndex) -> Mapping[str, Mapp
 def _restore_ledger(backup: BackupStore, target: Settings, saved: SavedLedger) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.db"
-        path.write_bytes(backup.ledger(saved))
+        backup.get_ledger(saved, path)
         with ExportFile(path) as file:
             restore_log(target.postgres, file.rows(), file.checkpoints())
 

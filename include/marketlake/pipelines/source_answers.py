@@ -89,6 +89,8 @@ def ask(ctx: RunContext, name: str, symbols: Sequence[str], first: date, last: d
     ) as turn:
         talk.outcomes |= dict.fromkeys(turn.left, ("not_asked", turn.refusal or _OVER_BUDGET))
         wanted = turn.symbols
+        if wanted:
+            ctx.record_secret_access(source.credentials, purpose=f"calls to {source.vendor}")
         # A second look at what failed, after everything else: most weather has passed by then.
         for _ in range(2):
             _ask_each(ctx, talk, turn, wanted, first, last, alone=alone)

@@ -3,7 +3,9 @@
 Which artifact was made from which is said by the ledger's ``published`` entries, by content hash;
 the index only finds them. Every artifact shown here is proven: the bytes of its entry hash to a
 leaf with an inclusion proof, and they name exactly this content and these parents. So a version
-that was replaced since is walked like any other.
+that was replaced since is walked like any other. Walking up, the entries themselves say what is
+next. Walking down nothing can: that no child is missing is the index's word, which a rebuilt index
+takes from the whole ledger.
 """
 
 from __future__ import annotations

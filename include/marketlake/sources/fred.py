@@ -181,4 +181,6 @@ def source(settings: Settings) -> Source:
         plan=CallPlan(a_minute=settings.fred.calls_a_minute),
         fetch=one_by_one(fetch),
         kinds=frozenset({"series"}),
+        # Its key is optional: without one the graph's own pages are asked.
+        credentials=(_KEY,) if settings.fred.api_key else (),
     )

@@ -65,8 +65,8 @@ class Source:
 
     ``kinds`` are the kinds of instruments it lists under our symbols: ``equity``, ``index``
     (``^GSPC``), ``currency`` (``EURUSD=X``), or ``series``: values that a publisher has under names
-    of its own. ``credentials`` are the settings it needs a value of; ``not_configured`` names those
-    that have none, and such a source is not asked at all.
+    of its own. ``credentials`` are the settings whose secrets its calls carry; ``not_configured``
+    names those that have no value, and such a source is not asked at all.
     """
 
     name: str

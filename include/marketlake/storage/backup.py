@@ -8,10 +8,12 @@ belong here: what is backed up, and restoring.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 import threading
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from marketlake.errors import BadPayload, ConfigError, NotFound
@@ -122,15 +124,21 @@ class BackupStore:
         """Return the bytes of a hash, checked."""
         return self._checked(_object_key(sha256), sha256)
 
-    def put_ledger(self, body: bytes, *, size: int, root_hash: str) -> SavedLedger:
-        """Keep an export of the log."""
+    def put_ledger(self, path: Path, *, size: int, root_hash: str) -> SavedLedger:
+        """Keep an export of the log, which may be larger than memory."""
         key = f"ledger/{size:012d}-{root_hash}.db"
-        self._store.put(self.bucket, key, body, content_type=_BYTES)
-        return SavedLedger(key, size, root_hash, sha256_hex(body))
+        sha256 = _file_sha256(path)
+        self._store.put_file(self.bucket, key, path, content_type=_BYTES)
+        return SavedLedger(key, size, root_hash, sha256)
 
-    def ledger(self, saved: SavedLedger) -> bytes:
-        """Return an export of the log, its hash checked."""
-        return self._checked(saved.key, saved.sha256)
+    def get_ledger(self, saved: SavedLedger, path: Path) -> None:
+        """Write an export of the log into a file, its hash checked."""
+        try:
+            self._store.get_file(self.bucket, saved.key, path)
+            found = _file_sha256(path)
+        except NotFound:
+            found = "nothing"
+        self._require(saved.key, saved.sha256, found=found)
 
     def put_index(self, index: BackupIndex, *, stamp: str) -> str:
         """Store an index, which makes the backup one; return its name."""
@@ -170,6 +178,10 @@ class BackupStore:
             found = sha256_hex(body)
         except NotFound:
             found = "nothing"
+        self._require(key, sha256, found=found)
+        return body
+
+    def _require(self, key: str, sha256: str, *, found: str) -> None:
         if found != sha256:
             raise BadPayload(
                 expected=f"bytes with SHA-256 {sha256}",
@@ -177,7 +189,11 @@ class BackupStore:
                 where=f"s3://{self.bucket}/{key}",
                 todo="this backup is damaged: restore from an earlier index (--index)",
             )
-        return body
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _object_key(sha256: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -34,6 +35,7 @@ RESTORED_VERSIONS = "_restored/versions.json"
 _ATTEMPTS = 2
 _DAYS_OF_A_YEAR = 365  # as S3 counts the years of a lock
 _CONNECT_TIMEOUT_S = 5.0
+_PIECE_BYTES = 1 << 20
 _ABSENT = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _REFUSED = {
     "AccessDenied",
@@ -199,6 +201,31 @@ class ObjectStore:
                 Bucket=bucket, Key=key, Body=body, ContentType=content_type
             )
         return self._version(answer, bucket)
+
+    def put_file(self, bucket: str, key: str, path: Path, *, content_type: str) -> str:
+        """Store a file, one part after the other, and return its version.
+
+        One request carries 5 GB at most, and :meth:`put` has all of them in memory.
+        """
+        from boto3.s3.transfer import TransferConfig
+
+        with self._named_errors(f"s3://{bucket}/{key}"), path.open("rb") as file:
+            self._client.upload_fileobj(
+                file,
+                bucket,
+                key,
+                ExtraArgs={"ContentType": content_type},
+                Config=TransferConfig(use_threads=False),
+            )
+            answer = self._client.head_object(Bucket=bucket, Key=key)
+        return self._version(answer, bucket)
+
+    def get_file(self, bucket: str, key: str, path: Path) -> None:
+        """Write an object into a file, a piece at a time; NotFound when there is none."""
+        with self._named_errors(f"s3://{bucket}/{key}"), path.open("wb") as file:
+            body = self._client.get_object(Bucket=bucket, Key=key)["Body"]
+            for piece in body.iter_chunks(_PIECE_BYTES):
+                file.write(piece)
 
     def copy(self, bucket: str, source: str, version_id: str, *, to: str) -> str:
         """Copy one version of an object to another key and return the new version."""

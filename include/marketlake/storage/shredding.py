@@ -2,8 +2,9 @@
 
 The lake keeps every version and the ledger every leaf: what is sealed stays there, and what the
 ledger says of it (the sealed bytes' hash) can be verified for ever. The keys are rows of the
-warehouse's database, which keeps no versions, wrapped by a master key that is in no database. What
-does not belong here: where the sealed bytes go, and who decides what is forgotten.
+warehouse's database, which keeps no versions, wrapped by a master key that is in no database. No
+backup holds them: what is shredded could not be taken out of it. What does not belong here: where
+the sealed bytes go, and who decides what is forgotten.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ _Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 class Documents:
-    """Seals, opens and shreds documents by their id."""
+    """Seals, opens and shreds documents by their id.
+
+    Each use of a document's key is in the ledger before it happens, by the document's id; what the
+    key or the text is, is not.
+    """
 
     def __init__(self, settings: Settings, ledger: LedgerWriter) -> None:
         self._conninfo = settings.postgres.conninfo(settings.postgres.warehouse_db)
@@ -56,6 +61,7 @@ class Documents:
         ConfigError
             When the id has been used: each text has an id of its own, a forgotten one too.
         """
+        self._record_access(document_id, "seal")
         key = AESGCM.generate_key(_KEY_BITS)
         wrapped = _encrypt(self._master_key(make=True), key, about=document_id)
         sealed = _FORMAT + _encrypt(key, plaintext, about=document_id)
@@ -96,7 +102,9 @@ class Documents:
         BadPayload
             When the bytes are not what was sealed under this id.
         """
-        key = _decrypt(self._master_key(make=False), self._wrapped(document_id), about=document_id)
+        wrapped = self._wrapped(document_id)
+        self._record_access(document_id, "open")
+        key = _decrypt(self._master_key(make=False), wrapped, about=document_id)
         if not sealed.startswith(_FORMAT):
             raise _not_sealed(document_id, "bytes of another format")
         return _decrypt(key, sealed.removeprefix(_FORMAT), about=document_id)
@@ -112,6 +120,7 @@ class Documents:
             if not self._has_table(connection):
                 raise _unknown(document_id)
             self._usable_key(connection, document_id)
+            self._record_access(document_id, "shred")
             connection.execute(
                 "update sealed.document_key set wrapped_key = null, shredded_at = now()"
                 " where document_id = %s",
@@ -123,6 +132,10 @@ class Documents:
         # Postgres keeps an old row until it is vacuumed.
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             connection.execute("vacuum (full) sealed.document_key")
+
+    def _record_access(self, document_id: str, purpose: str) -> None:
+        """Record the use of a document's key, which the master key wraps."""
+        self._ledger.record("secret_access", name=f"document {document_id}", purpose=purpose)
 
     def _wrapped(self, document_id: str) -> bytes:
         with self._connection() as connection:

@@ -71,3 +71,12 @@ def test_the_page_loads_nothing_and_escapes_what_it_is_given() -> None:
 def test_the_same_walk_gives_the_same_bytes_and_says_its_direction() -> None:
     assert render(document()) == render(document())
     assert "everything that touched it" in render(document(direction="down")).decode()
+
+
+def test_a_page_of_a_walk_down_says_who_says_that_nothing_is_missing() -> None:
+    counts = {"artifacts": 4, "unproven": 0, "answers": 1, "changed": 0}
+    up, down = (render(document(direction=way, counts=counts)).decode() for way in ("up", "down"))
+    assert "every link proven" in up
+    assert "--reindex" not in up
+    assert "every link shown is proven" in down
+    assert "the index's word: <code>marketlake trace --down --reindex</code>" in down

@@ -16,6 +16,10 @@ from marketlake.domain.reporting.page_style import STYLE
 
 _HASH_SHOWN = 12
 _ABOVE = "shown above"
+_COMPLETENESS = (
+    " That none is missing is the index's word: <code>marketlake trace --down --reindex</code> "
+    "rebuilds it from the ledger."
+)
 _STYLE = (
     STYLE
     + """
@@ -60,7 +64,8 @@ def render(document: Mapping[str, Any]) -> bytes:
             '<p class="note">Indented: '
             + ("what the line above was made from" if up else "what was made from the line above")
             + ". Many artifacts of one contract are one line that opens. Each has the ledger entry "
-            'that published exactly this content.</p><ul class="walk">'
+            f"that published exactly this content.{'' if up else _COMPLETENESS}</p>"
+            '<ul class="walk">'
             f"{_branch(tree)}</ul></section>",
         ]
     )
@@ -79,7 +84,7 @@ def _header(start: Mapping[str, Any], counts: Mapping[str, int], *, up: bool) ->
     chip = (
         f'<span class="chip bad">✗ {plural(broken, "broken link")}</span>'
         if broken
-        else '<span class="chip good">✓ every link proven</span>'
+        else f'<span class="chip good">✓ every link {"" if up else "shown is "}proven</span>'
     )
     way = "back to the vendors" if up else "everything that touched it"
     return (
@@ -105,6 +110,7 @@ def _signal(signal: Mapping[str, Any] | None) -> str:
 
 
 def _tiles(start: Mapping[str, Any], counts: Mapping[str, int], *, up: bool) -> str:
+    whole = "none missing" if up else "all that are shown"
     return (
         '<section class="tiles">'
         + tile(
@@ -115,7 +121,7 @@ def _tiles(start: Mapping[str, Any], counts: Mapping[str, int], *, up: bool) -> 
         + tile(
             "Proven in the ledger",
             number(counts["artifacts"] - counts["unproven"], 0),
-            "none missing" if not counts["unproven"] else f"{counts['unproven']} missing",
+            whole if not counts["unproven"] else f"{counts['unproven']} missing",
         )
         + tile(
             "Vendor answers",
