@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from marketlake.contracts.factors import ALPHA158
 from marketlake.domain.features import nested
-from marketlake.domain.features.basis import cut_all
+from marketlake.domain.features.basis import cut_all, put
 from marketlake.domain.features.compiled import entry, kernel
 from marketlake.domain.features.nested import WARM_UP, WINDOWS
 from marketlake.domain.prices import Floats
@@ -60,7 +60,7 @@ def fill(
         with np.errstate(divide="ignore", invalid="ignore"):
             _of_prices(bars, listed - first, least, like_qlib, made)
             _of_volumes(bars, least, like_qlib, made)
-        out[:, :, column : column + end - wanted] = made
+        put(made, out[:, :, column : column + end - wanted])
 
 
 def _of_prices(

@@ -60,3 +60,16 @@ def cut_all(
     for row in range(symbols[0], symbols[1]):
         bars[:, row - symbols[0]] = cut(arrays, row, first, start, end)
     return bars
+
+
+@entry
+def put(values: Floats, out: NDArray[np.floating]) -> None:
+    """Write values into a view of a result of any float type, every NaN as the same bits.
+
+    The sign of a NaN depends on how a loop was unrolled; bytes that are published may not.
+    """
+    for row in range(values.shape[0]):
+        for s in range(values.shape[1]):
+            for j in range(values.shape[2]):
+                value = values[row, s, j]
+                out[row, s, j] = value if value == value else np.nan

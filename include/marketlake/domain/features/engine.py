@@ -160,9 +160,6 @@ def fill(
             )
         if has_indicators:
             indicators.fill(bars.arrays, symbols=symbols, blocks=blocks, out=out[split:, first:end])
-        # The sign of a NaN depends on how a loop was unrolled; bytes that are published may not.
-        made = out[:, first:end]
-        np.copyto(made, np.nan, where=np.isnan(made))
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(task, range(0, out.shape[1], _SYMBOLS_A_TASK)))  # raises what a task raised

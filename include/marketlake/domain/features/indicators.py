@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marketlake.contracts.factors import INDICATORS
-from marketlake.domain.features.basis import cut_all
+from marketlake.domain.features.basis import cut_all, put
 from marketlake.domain.features.windows import (
     before,
     correlation,
@@ -416,7 +416,7 @@ def fill(
         values = made[:, :, WARM_UP + wanted - start :]
         values[:, np.isnan(closes[:, WARM_UP + wanted - start :])] = np.nan
         values[np.isinf(values)] = np.nan
-        out[:, :, column : column + end - wanted] = values
+        put(values, out[:, :, column : column + end - wanted])
 
 
 def _turnover(
