@@ -318,7 +318,7 @@ def accept(
     every: Annotated[str, typer.Option(help="Time from run to run of the soak.")] = "5m",
     save: Save = True,
 ) -> None:
-    """The corpora where their data lie, a large history, the kill matrix, then the soak."""
+    """Corpora and models where their data lie, a large history, the kill matrix, then the soak."""
     steps: list[Callable[[], None]] = [
         lambda: measure_bootstrap(save=save),
         lambda: kill(save=save),

@@ -94,8 +94,9 @@ def _in_patience(run: RunIdentity, tell: Callable[[LedgerClient], None]) -> None
         settings = current_settings().ledger
         patience_s = min(settings.timeout_s, _PATIENCE_S)
         tell(LedgerClient(settings.model_copy(update={"timeout_s": patience_s})))
-    except ContractViolation:
-        pass  # the key is taken: somebody else saw the same end
+    except ContractViolation as refusal:
+        # Nearly always the key is taken: somebody else saw the same end.
+        log.info("the end of %s is not recorded from here: %s", run.key, refusal)
     except Exception:
         log.warning("the ledger does not know how %s ended", run.key, exc_info=True)
 

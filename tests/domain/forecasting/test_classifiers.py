@@ -192,16 +192,18 @@ def test_a_column_that_begins_after_the_first_fold_is_used_from_then_on() -> Non
 def test_bin_edges_from_a_later_window_are_refused() -> None:
     samples, y = made()
     days = weekdays(date(2020, 1, 1), 4)
-    windows = [FitWindow.of(days[:1], days[3:4]), FitWindow.of(days[:1], days[1:2])]
-    with pytest.raises(LookaheadError, match="the earliest training window first"):
-        lightgbm_by_fold(
-            small("lightgbm"),
-            samples,
-            y,
-            trains=[np.arange(1000), np.arange(500)],
-            windows=windows,
-            seed=1,
-        )
+    early, later, last = (FitWindow.of(days[:1], [day]) for day in days[1:])
+    trains = [np.arange(500), np.arange(1000)]
+    for windows in ([last, early], [early, last, later]):
+        with pytest.raises(LookaheadError, match="the earliest training window first"):
+            lightgbm_by_fold(
+                small("lightgbm"),
+                samples,
+                y,
+                trains=[*trains, np.arange(700)][: len(windows)],
+                windows=windows,
+                seed=1,
+            )
 
 
 def test_a_file_with_a_type_that_no_forest_has_is_refused() -> None:

@@ -350,15 +350,16 @@ def lightgbm_by_fold(
     Raises
     ------
     LookaheadError
-        When a window ends before the first, whose edges it would take from its future.
+        When a window ends before an earlier one, whose edges it might take from its future.
     """
     import lightgbm
 
-    if any(window.known_by < windows[0].known_by for window in windows):
+    ends = [window.known_by for window in windows]
+    if ends != sorted(ends):
         raise LookaheadError(
-            expected=f"training windows that end on {windows[0].known_by} or later",
-            was=f"{min(window.known_by for window in windows)}",
-            where="LightGBM's bin edges, from the first fold",
+            expected="training windows in the order of their ends",
+            was=", ".join(map(str, ends)),
+            where="LightGBM's bin edges, from an early fold",
             todo="put the earliest training window first, or fit the folds one by one",
         )
     settings = _lightgbm_settings(item.parameters, seed)

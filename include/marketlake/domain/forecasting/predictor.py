@@ -83,7 +83,7 @@ class Predictor:
             vote=pl.Series(vote),
             probability_up=pl.Series(p),
             probability_right=pl.Series(
-                self.validator.right(samples, centred(vote, np.zeros(len(vote))))
+                self.validator.right(samples, centred(vote, keys["session"].to_numpy()[at]))
             ),
             conformal_set=pl.Series(
                 np.select([up & down, up, down], ["both", "up", "down"], default="none")
