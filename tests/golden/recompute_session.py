@@ -28,7 +28,6 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import xgboost
-from skops.io import loads
 
 TOLERANCE = 1e-9
 
@@ -188,9 +187,20 @@ def linear(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndarray:
 
 
 def random_forest(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndarray:
-    """Return P(up) of a forest of scikit-learn."""
-    forest = loads(content, trusted=["sklearn.tree._tree.Tree"])
-    return forest.predict_proba(X.astype(np.float32))[:, 1]
+    """Return P(up) of a forest: each row walks down each tree."""
+    forest = np.load(io.BytesIO(content))
+    tree = {name: forest[name].tolist() for name in forest.files}
+
+    def share(row: list[float], node: int) -> float:
+        while tree["left"][node] != node:
+            value = row[tree["feature"][node]]
+            missing = math.isnan(value) and tree["missing_left"][node]
+            goes_left = missing or value <= tree["threshold"][node]
+            node = tree["left" if goes_left else "right"][node]
+        return tree["up"][node]
+
+    rows = X.astype(np.float32).tolist()
+    return np.array([np.mean([share(row, root) for root in tree["roots"]]) for row in rows])
 
 
 def boosted_by_xgboost(content: bytes, X: np.ndarray, _: np.ndarray) -> np.ndarray:

@@ -27,8 +27,6 @@ PRELOADED = (
     "polars",
     "psycopg",
     "scipy.special",
-    "sklearn.ensemble",
-    "skops.io",
     "xgboost",
 )
 """Slow to import and safe to fork: imported once, inherited by every task.

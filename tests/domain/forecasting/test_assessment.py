@@ -262,7 +262,7 @@ def test_a_session_of_one_symbol_spoils_no_figure() -> None:
 
 def test_a_predictor_with_an_exchanged_file_is_refused() -> None:
     files = Predictor.of_training(trained(1.0), names=tuple(NAMES), profile=SMALL).files()
-    for change in ({"linear_0.json": files["linear_0.json"] + b" "}, {"validator.skops": b""}):
+    for change in ({"linear_0.json": files["linear_0.json"] + b" "}, {"validator.npz": b""}):
         with pytest.raises(BadPayload, match="with SHA-256"):
             Predictor.of(files | change)
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
-import zipfile
+from collections.abc import Callable
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from marketlake.domain.forecasting import lstm
-from marketlake.domain.forecasting.archive import archived
+from marketlake.domain.forecasting import forest, lstm
 from marketlake.domain.forecasting.classifiers import (
     CLASSIFIERS,
     Classifier,
@@ -206,15 +205,47 @@ def test_bin_edges_from_a_later_window_are_refused() -> None:
             )
 
 
-def test_a_file_with_a_type_that_no_forest_has_is_refused() -> None:
-    content = trained("random_forest").dump()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    schema = json.loads(members["schema.json"])
-    schema["__class__"], schema["__module__"] = "Popen", "subprocess"
-    members["schema.json"] = json.dumps(schema).encode()
-    with pytest.raises(BadPayload, match=r"subprocess\.Popen"):
-        read("random_forest", archived(members))
+def test_a_forest_is_asked_as_scikit_learn_asks_it() -> None:
+    from sklearn.ensemble import RandomForestClassifier
+
+    samples, y = made(n=2500)
+    X = samples.flat.astype(np.float32)
+    theirs = RandomForestClassifier(
+        n_estimators=50, max_depth=7, min_samples_leaf=5, random_state=3
+    ).fit(X, y)
+    ours = forest.forest_of(theirs)
+    assert ours.missing_left.any()
+    assert not ours.missing_left.all()
+    assert np.array_equal(forest.probability(ours, samples), theirs.predict_proba(X)[:, 1])
+    one = samples.rows(np.array([7]))
+    assert np.array_equal(forest.probability(ours, one), theirs.predict_proba(X[7:8])[:, 1])
+    with pytest.raises(ValueError, match="3 features for a forest of 23"):
+        forest.probability(ours, Samples(samples.flat[:, :3], samples.sequence))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"left": lambda nodes: np.where(np.arange(len(nodes)) == 2, 0, nodes)},
+        {"right": lambda nodes: np.where(np.arange(len(nodes)) == 0, len(nodes), nodes)},
+        {"feature": lambda columns: columns + 23},
+        {"roots": lambda roots: roots[:0]},
+        {"up": lambda shares: shares[:-1]},
+        {"threshold": lambda values: values.astype(np.float32)},
+        {"up": lambda shares: shares.astype(object)},
+        {"code": lambda _: np.zeros(3)},
+    ],
+    ids=["back", "outside", "no-such-feature", "no-tree", "short", "type", "pickle", "more"],
+)
+def test_a_file_that_is_no_forest_is_refused(changes: dict[str, Callable[..., Any]]) -> None:
+    with np.load(io.BytesIO(trained("random_forest").dump())) as file:
+        arrays = {name: file[name] for name in file.files}
+    for name, change in changes.items():
+        arrays[name] = change(arrays.get(name))
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    with pytest.raises(BadPayload, match="do not load"):
+        read("random_forest", content.getvalue())
 
 
 def test_a_network_of_other_layers_is_refused() -> None:
@@ -237,25 +268,27 @@ def test_the_networks_forward_pass_is_that_of_keras(tmp_path: Path) -> None:
     np.testing.assert_allclose(lstm.probability(model, samples), by_keras, atol=2e-6)
 
 
-def test_forecasting_loads_neither_keras_nor_jax(tmp_path: Path) -> None:
-    file = tmp_path / "lstm_model.keras"
-    file.write_bytes(trained("lstm").dump())
+def test_forecasting_loads_neither_keras_nor_jax_nor_scikit_learn(tmp_path: Path) -> None:
+    names = ["linear", "random_forest", "lstm"]  # LightGBM imports scikit-learn where it is there
+    for name in names:
+        (tmp_path / name).write_bytes(trained(name).dump())
     code = (
         "import sys; from pathlib import Path; import numpy as np;"
         "from marketlake.domain.forecasting.classifiers import Samples, read;"
-        "model = read('lstm', Path(sys.argv[1]).read_bytes());"
-        "print(model.probability(Samples(np.ones((2, 3)), np.ones((2, 5, 4)))).shape);"
-        "print(sorted({'keras', 'jax'} & set(sys.modules)))"
+        "samples = Samples(np.ones((2, 23)), np.ones((2, 5, 4)));"
+        "print([read(file.name, file.read_bytes()).probability(samples).shape"
+        " for file in Path(sys.argv[1]).iterdir()]);"
+        "print(sorted({'keras', 'jax', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(file)],
+        [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         capture_output=True,
         text=True,
         timeout=100,
         check=True,
     )
-    assert done.stdout.split("\n")[:2] == ["(2,)", "[]"]
+    assert done.stdout.split("\n")[:2] == ["[(2,), (2,), (2,)]", "[]"]
 
 
 @pytest.mark.parametrize("name", NAMES)

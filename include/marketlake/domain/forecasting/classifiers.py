@@ -2,16 +2,14 @@
 
 A classifier is fitted on the rows it is given and on nothing else: scalers and bin edges come from
 them. It is written in a form that runs no code when it is read (JSON, LightGBM's and XGBoost's own
-text, skops with a closed list of types, Keras's archive) and predicts the same bytes afterwards.
+text, NumPy's arrays, Keras's archive) and predicts the same bytes afterwards.
 What does not belong: which rows those are (``validation``), and joining models (``ensemble``).
 """
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from marketlake.domain.forecasting.archive import archived
 from marketlake.domain.forecasting.fitted import Fitted, FitWindow, Positions, Scaler, fit_scaler
 from marketlake.domain.prices import Floats
 from marketlake.errors import BadPayload, LookaheadError
@@ -180,90 +177,6 @@ def _load_linear(content: bytes) -> LinearModel:
     return LinearModel(scaler, np.array(state["coefficients"]), state["intercept"])
 
 
-# ------------------------------------------------------------------------------------------ forests
-
-_FOREST_TYPES = ("sklearn.tree._tree.Tree",)
-"""Compiled tree arrays: the only type beyond skops's own list that a forest's file may name."""
-
-
-def _fit_forest(samples: Samples, y: Labels, *, seed: int, parameters: Mapping[str, Any]) -> Any:
-    from sklearn.ensemble import RandomForestClassifier
-
-    model = RandomForestClassifier(
-        n_estimators=parameters["trees"],
-        max_depth=parameters["max_depth"],
-        min_samples_leaf=parameters["min_rows_in_leaf"],
-        max_features=parameters["feature_fraction"],
-        max_samples=parameters["row_fraction"],
-        random_state=seed,
-        n_jobs=2,
-    ).fit(samples.flat.astype(np.float32), y)
-    # Threads add up the trees in the order they end; one thread always in the same.
-    return model.set_params(n_jobs=1)
-
-
-def _probability_forest(model: Any, samples: Samples) -> Floats:
-    return np.asarray(model.predict_proba(samples.flat.astype(np.float32))[:, 1])
-
-
-def _dump_forest(model: Any) -> bytes:
-    """Write skops's archive without what differs from run to run.
-
-    skops names nodes and arrays by their address in memory; here each gets the number of its place
-    in the schema. Tree nodes have unused bytes between their fields; here they are 0.
-    """
-    from skops.io import dumps
-
-    with zipfile.ZipFile(io.BytesIO(dumps(model))) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    schema = json.loads(members["schema.json"])
-    out = {}
-    for number, node in enumerate(_nodes(schema), start=1):
-        node["__id__"] = number
-        if "file" in node:
-            values = np.load(io.BytesIO(members[node["file"]]), allow_pickle=False)
-            node["file"] = f"{number:06d}.npy"
-            buffer = io.BytesIO()
-            np.save(buffer, _without_padding(values), allow_pickle=False)
-            out[node["file"]] = buffer.getvalue()
-    return archived({**out, "schema.json": json.dumps(schema).encode()})
-
-
-def _nodes(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every node of skops's schema that has an address."""
-    if isinstance(node, dict):
-        if "__id__" in node:
-            yield node
-        for value in node.values():
-            yield from _nodes(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _nodes(value)
-
-
-def _without_padding(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if values.dtype.names is None:
-        return values
-    clean = np.zeros(values.shape, values.dtype)  # zeros_like would leave the gaps as they are
-    for name in values.dtype.names:
-        clean[name] = values[name]
-    return clean
-
-
-def _load_forest(content: bytes) -> Any:
-    from skops.io import get_untrusted_types, loads
-
-    unknown = set(get_untrusted_types(data=content)) - set(_FOREST_TYPES)
-    if unknown:
-        raise BadPayload(
-            expected=f"a forest's types: skops's own and {list(_FOREST_TYPES)}",
-            was=f"also {sorted(unknown)}",
-            where="trained model",
-            todo="do not load this file; take the one whose hash the ledger has",
-        )
-    return loads(content, trusted=list(_FOREST_TYPES))
-
-
 # ------------------------------------------------------------------------------------------ boosted
 
 
@@ -417,7 +330,7 @@ def _parameters(**values: Any) -> Mapping[str, Any]:
 
 
 def _classifiers() -> tuple[Classifier, ...]:
-    from marketlake.domain.forecasting import lstm
+    from marketlake.domain.forecasting import forest, lstm
 
     return (
         Classifier(
@@ -431,18 +344,12 @@ def _classifiers() -> tuple[Classifier, ...]:
         ),
         Classifier(
             "random_forest",
-            ".skops",
-            _parameters(
-                trees=300,
-                max_depth=8,
-                min_rows_in_leaf=50,
-                feature_fraction=0.2,
-                row_fraction=0.5,
-            ),
-            _fit_forest,
-            _probability_forest,
-            _dump_forest,
-            _load_forest,
+            ".npz",
+            forest.PARAMETERS,
+            forest.fit,
+            forest.probability,
+            forest.dump,
+            forest.load,
         ),
         Classifier(
             "xgboost",

@@ -17,7 +17,7 @@ from marketlake.domain.forecasting.ensemble import Conformal, Ensemble, Validato
 from marketlake.domain.forecasting.fitted import Fitted, FitWindow
 from marketlake.errors import BadPayload
 
-_ABOUT, _VALIDATOR, _HASHES = "predictor.json", "validator.skops", "sha256.json"
+_ABOUT, _VALIDATOR, _HASHES = "predictor.json", "validator.npz", "sha256.json"
 
 
 @dataclass(frozen=True)
