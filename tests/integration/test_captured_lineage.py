@@ -191,6 +191,34 @@ def test_a_gap_in_one_session_is_found(
     assert [gap for gap in gaps(graph, one, with_gap) if key_of(task) in gap]
 
 
+def test_every_calculation_says_what_it_was_made_from_how_and_with_which_seed(
+    ran: Installation, instances: dict[tuple[str, str], list[dict[str, Any]]]
+) -> None:
+    ledger = LedgerClient(ran.settings.ledger)
+    entries = [entry.payload for entry in ledger.entries("calculation", limit=1_000_000)]
+    told = {"name", "inputs", "outputs", "parameters", "seed", "code_version"}
+    for entry in entries:
+        assert told <= set(entry), entry["name"]
+        assert entry["inputs"], entry["name"]
+        assert entry["parameters"], entry["name"]
+        assert entry["code_version"], entry["name"]
+    of_name = {entry["name"]: entry for entry in entries}
+    assert {
+        "as_traded_source_bars",
+        "consensus_bars",
+        "factors",
+        "features",
+        "market_regime",
+        "portfolio_risk",
+        "predictions",
+        "training",
+        "warehouse_load",
+    } <= set(of_name)
+    for name, entry in of_name.items():
+        assert (entry["seed"] is not None) == (name == "training"), name
+        assert entry["outputs"] or name == "warehouse_load", name
+
+
 def test_every_session_of_the_main_job_was_looked_at(
     ran: Installation, instances: dict[tuple[str, str], list[dict[str, Any]]]
 ) -> None:

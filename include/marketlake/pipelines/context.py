@@ -133,15 +133,20 @@ class RunContext:
         *,
         inputs: Sequence[ArtifactRef],
         outputs: Sequence[ArtifactRef],
+        seed: int | None = None,
         **parameters: Any,
     ) -> None:
-        """Put one calculation, with the hashes of what went in and came out, into the ledger."""
+        """Put one calculation, with the hashes of what went in and came out, into the ledger.
+
+        ``seed`` is None where nothing is drawn: the inputs and parameters alone decide.
+        """
         self.ledger.record(
             "calculation",
             name=name,
             inputs=[ref.versioned_name for ref in inputs],
             outputs=[ref.versioned_name for ref in outputs],
             parameters=parameters,
+            seed=seed,
             code_version=self.code_version,
         )
 

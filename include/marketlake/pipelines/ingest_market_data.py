@@ -116,7 +116,9 @@ def publish_span(
             ),
         )
     ]
-    ctx.record_calculation("as_traded_source_bars", inputs=raw, outputs=published[1:3])
+    ctx.record_calculation(
+        "as_traded_source_bars", inputs=raw, outputs=published[1:3], sources=sources
+    )
     return [*raw, *published]
 
 

@@ -126,7 +126,14 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
         files_ref,
         promotion_ref,
     ]
-    ctx.record_calculation("predictions", inputs=inputs, outputs=staged)
+    ctx.record_calculation(
+        "predictions",
+        inputs=inputs,
+        outputs=staged,
+        lags=predictor.lags,
+        model_as_of=promotion["as_of"].isoformat(),
+        model_sha256=promotion["model_sha256"],
+    )
     return [*staged, *inputs]
 
 

@@ -77,7 +77,16 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
         progress=lambda text: logger.info("training as of %s: %s", as_of, text),
     )
     parents = [*bar_refs, *feature_refs, *member_refs, *earlier]
-    return _publish(ctx, as_of, training.document, training.files, parents=parents)
+    refs = _publish(ctx, as_of, training.document, training.files, parents=parents)
+    ctx.record_calculation(
+        "training",
+        inputs=parents,
+        outputs=refs,
+        seed=settings.seed,
+        **settings.model_dump(mode="json", exclude={"seed", "profile"}),
+        profile=chosen.name,
+    )
+    return refs
 
 
 def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> list[ArtifactRef]:

@@ -227,5 +227,7 @@ def publish_span(
         )
         for contract in (CORE_MARKET_DAILY_BAR, CORE_MARKET_CORPORATE_ACTION)
     ]
-    ctx.record_calculation("consensus_bars", inputs=inputs, outputs=refs)
+    ctx.record_calculation(
+        "consensus_bars", inputs=inputs, outputs=refs, **ctx.settings.gates.model_dump()
+    )
     return refs
