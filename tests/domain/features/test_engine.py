@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from marketlake.contracts.factors import (
     ALPHA158,
     ALPHA158_WINDOWS,
@@ -50,6 +52,26 @@ def test_the_catalog_has_over_two_hundred_columns_of_their_own() -> None:
 def test_the_kernels_are_written_for_the_catalogs_windows() -> None:
     assert nested.WINDOWS == ALPHA158_WINDOWS
     assert max(item.warm_up_sessions for item in ALPHA158) == nested.WARM_UP
+
+
+@given(
+    st.lists(st.sampled_from([1.0, 2.0, 2.5, 3.0, 7.0, np.nan]), min_size=61, max_size=130),
+    st.sampled_from([(0.8, 0.2), (0.5, 0.05)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_quantiles_are_numpys_with_ties_and_with_gaps(
+    values: list[float], shares: tuple[float, float]
+) -> None:
+    x = np.array([values, values[::-1]])
+    n = nested.sums((~np.isnan(x)).astype(np.float64))
+    for share, found in zip(shares, nested.quantiles(x, n, *shares), strict=True):
+        for level, window in enumerate(nested.WINDOWS):
+            for s, i in np.ndindex(2, x.shape[1] - nested.WARM_UP):
+                last = nested.WARM_UP + i
+                there = x[s, last - window + 1 : last + 1]
+                there = there[~np.isnan(there)]
+                said = np.quantile(there, share) if len(there) else np.nan
+                assert found[level, s, last] == pytest.approx(said, rel=1e-14, nan_ok=True)
 
 
 def test_no_kernel_is_left_out_of_the_name_of_the_cache() -> None:

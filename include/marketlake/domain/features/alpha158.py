@@ -79,7 +79,7 @@ def _of_prices(
     pc = nested.moments(position, sp, filled, sc, there, n, weights)
     _put_lines(c, n, sc, sp, cc, pp, pc, least, like_qlib, made[13:43])
 
-    upper, lower = nested.quantiles(c, 0.8, 0.2)
+    upper, lower = nested.quantiles(c, n, 0.8, 0.2)
     _put_ranks(c, n, upper, lower, nested.standing(c), least, made[53:68])
 
     n_high, n_low = nested.sums(nested.present(highs)[0]), nested.sums(nested.present(lows)[0])

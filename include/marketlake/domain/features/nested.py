@@ -173,59 +173,71 @@ def standing(x: Floats) -> Floats:
     return out
 
 
-@kernel
-def _interpolated(ascending: Floats, n: int, share: float) -> float:
-    position = share * (n - 1)
-    below = int(position)
-    if below + 1 >= n:
-        return float(ascending[n - 1])
-    step = ascending[below + 1] - ascending[below]
-    return float(ascending[below] + step * (position - below))
-
-
-@kernel
-def _place(ascending: Floats, n: int, old: float, new: float) -> int:
-    """Replace ``old`` by ``new`` in n ascending values; either may be NaN (none). Return n."""
-    if old == old:
-        low, high = 0, n - 1
-        while low < high:
-            middle = (low + high) // 2
-            if ascending[middle] < old:
-                low = middle + 1
-            else:
-                high = middle
-        at = low
-        if new != new:
-            for i in range(at, n - 1):
-                ascending[i] = ascending[i + 1]
-            return n - 1
-    elif new == new:
-        at = n
-        n += 1
-    else:
-        return n
-    while at > 0 and ascending[at - 1] > new:
-        ascending[at] = ascending[at - 1]
-        at -= 1
-    while at < n - 1 and ascending[at + 1] < new:
-        ascending[at] = ascending[at + 1]
-        at += 1
-    ascending[at] = new
-    return n
-
-
 @entry
-def quantiles(x: Floats, upper_share: float, lower_share: float) -> tuple[Floats, Floats]:
-    """Return two quantiles (linear) of what is there, from position ``WARM_UP`` on."""
+def quantiles(
+    x: Floats, n: Floats, upper_share: float, lower_share: float
+) -> tuple[Floats, Floats]:
+    """Return two quantiles (linear) of what is there, from position ``WARM_UP`` on.
+
+    x is NaN where missing, ``n`` how many are there.
+    """
     upper, lower = np.full((_LEVELS, *x.shape), np.nan), np.full((_LEVELS, *x.shape), np.nan)
-    for level, window in enumerate(WINDOWS):
-        ascending = np.empty(window)
-        for s in range(x.shape[0]):
-            n = 0
-            for i in range(WARM_UP - window + 1, x.shape[1]):
-                old = x[s, i - window] if i > WARM_UP else np.nan
-                n = _place(ascending, n, old, x[s, i])
-                if i >= WARM_UP and n > 0:
-                    upper[level, s, i] = _interpolated(ascending, n, upper_share)
-                    lower[level, s, i] = _interpolated(ascending, n, lower_share)
+    for s in range(x.shape[0]):
+        for level, window in enumerate(WINDOWS):
+            values, there = x[s, WARM_UP - window :], n[level, s, WARM_UP:]
+            _put_quantiles(
+                values, window, upper_share * (there - 1.0), upper[level, s, WARM_UP:],
+                lower_share * (there - 1.0), lower[level, s, WARM_UP:],
+            )  # fmt: skip
     return upper, lower
+
+
+@kernel
+def _put_quantiles(
+    x: Floats, window: int, high_at: Floats, high: Floats, low_at: Floats, low: Floats
+) -> None:
+    """Put the values at two places (from 0) of the windows that end at ``window`` and later.
+
+    Nothing is sorted: each value comes with its rank among those before it, which goes up or down
+    by one at most as the window moves on, and the values at the ranks around a place are picked.
+    Each step is taken for all windows at once, as many at a time as the processor takes: whole
+    numbers are floats because x is, and every element is read before one is chosen.
+    """
+    # A missing value compares with nothing: it moves no other, and its rank stays missing.
+    ranks = np.where(x == x, 0.0, np.nan)
+    for back in range(1, window):
+        new, rank = x[back:], ranks[back:]
+        for i in range(new.size):
+            rank[i] += 1.0 if x[i] <= new[i] else 0.0
+    high_rank, low_rank = np.floor(high_at), np.floor(low_at)
+    above_high, above_low = np.full(high.size, np.nan), np.full(low.size, np.nan)
+    for back in range(window):
+        if back:
+            # Windows that are not full yet lose nothing.
+            own, new, rank = x[: window - back], x[back:], ranks[: window - back]
+            for i in range(own.size):
+                rank[i] += 1.0 if own[i] > new[i] else 0.0
+            own, new, rank = x[window - back :], x[window:], ranks[window - back :]
+            for i in range(new.size):
+                up, down = own[i] > new[i], own[i] >= x[i]
+                rank[i] += (1.0 if up else 0.0) - (1.0 if down else 0.0)
+        own, rank = x[window - back :], ranks[window - back :]
+        _pick(own, rank, high_rank, high, above_high)
+        _pick(own, rank, low_rank, low, above_low)
+    _interpolate(high, above_high, high_at - high_rank)
+    _interpolate(low, above_low, low_at - low_rank)
+
+
+@kernel
+def _pick(own: Floats, rank: Floats, wanted: Floats, at: Floats, above: Floats) -> None:
+    for i in range(at.size):
+        value, before, before_above = own[i], at[i], above[i]
+        at[i] = value if rank[i] == wanted[i] else before
+        above[i] = value if rank[i] == wanted[i] + 1.0 else before_above
+
+
+@kernel
+def _interpolate(at: Floats, above: Floats, share: Floats) -> None:
+    for i in range(at.size):
+        if above[i] == above[i]:  # else one value alone is there
+            at[i] += (above[i] - at[i]) * share[i]
