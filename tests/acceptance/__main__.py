@@ -26,6 +26,7 @@ from tests.acceptance import (
     features_speed,
     figures,
     floor,
+    full_training,
     gate_speed,
     integrity_corpora,
     ledger_cost,
@@ -300,6 +301,19 @@ def measure_walk_forward(
     _hold("walk-forward", walk_forward, lambda: walk_forward.measure(profile, data), save)
 
 
+@app.command("full-training")
+def measure_full_training(
+    rounds: Annotated[int, typer.Option(min=1, help="Predictions, of each profile.")] = 5,
+    home: Home = None,
+    save: Save = True,
+) -> None:
+    """Train by the full profile through the platform, then predict by it (20 minutes)."""
+    with installation(home) as one:
+        _hold(
+            "full-training", full_training, lambda: full_training.measure(one, rounds=rounds), save
+        )
+
+
 @app.command("bootstrap")
 def measure_bootstrap(
     symbols: Annotated[int, typer.Option(min=1)] = 500, home: Home = None, save: Save = True
@@ -321,6 +335,7 @@ def accept(
     """Corpora and models where their data lie, a large history, the kill matrix, then the soak."""
     steps: list[Callable[[], None]] = [
         lambda: measure_bootstrap(save=save),
+        lambda: measure_full_training(save=save),
         lambda: kill(save=save),
         lambda: measure_soak(minutes=minutes, every=every, save=save),
     ]

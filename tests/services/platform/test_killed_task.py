@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
+import psutil
 import pytest
 from marketlake.services.platform.airflow_api import AirflowApi
 from marketlake.services.platform.stack import Platform
@@ -15,10 +17,44 @@ from tests.integration.conftest import wait_until
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(600)]
 
+SLOW = pytest.mark.slow
+ENDS = ("task_finished", "task_failed")
 FETCH = "marketlake.pipelines.load_history.fetch"
 
 
-def test_the_ledger_hears_how_a_killed_task_ended(platform: Platform) -> None:
+def the_task(platform: Platform, task: int) -> list[int]:
+    return [task]
+
+
+def the_task_and_its_supervisor(platform: Platform, task: int) -> list[int]:
+    supervisor = psutil.Process(task).parent()
+    assert supervisor is not None
+    return [supervisor.pid, task]
+
+
+def the_scheduler_with_all_its_tasks(platform: Platform, task: int) -> list[int]:
+    pid = platform.components["scheduler"].process.pid
+    assert pid is not None
+    below = [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    assert task in below
+    return [pid, *below]
+
+
+@pytest.mark.parametrize(
+    ("victims", "seen_by", "said"),
+    [
+        (the_task, "supervisor", "signal SIGKILL; Airflow's state: up_for_retry"),
+        # Only after it has missed its heartbeats does the scheduler hold it for dead.
+        pytest.param(
+            the_task_and_its_supervisor, "listener", "finished with state failed", marks=SLOW
+        ),
+        # The one that comes after it sets the task back, and tells nobody.
+        pytest.param(the_scheduler_with_all_its_tasks, "next try", "when try 2 began", marks=SLOW),
+    ],
+)
+def test_the_ledger_hears_how_a_killed_task_ended(
+    platform: Platform, victims: Callable[[Platform, int], list[int]], seen_by: str, said: str
+) -> None:
     settings = platform.settings
     ledger = LedgerClient(settings.ledger)
     with AirflowApi(settings.airflow) as api:
@@ -30,16 +66,21 @@ def test_the_ledger_hears_how_a_killed_task_ended(platform: Platform) -> None:
         def killed() -> bool:
             fetching = any(entry.payload["step"] == FETCH for entry in told("task_started"))
             processes = task_processes(settings.home) if fetching else []
-            for pid in processes[-1:]:
-                os.kill(pid, signal.SIGKILL)
+            try:
+                for victim in victims(platform, processes[-1]) if processes else ():
+                    os.kill(victim, signal.SIGKILL)
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                return False  # it ended first
             return bool(processes)
 
         wait_until(killed, what="a task that fetches", within_s=120, every_s=0.01)
+        platform.up()  # starts what is down, which is nothing or the scheduler
         wait_until(lambda: told("task_failed"), what="the end of the killed task")
-        (entry,) = told("task_failed")
+        entry, *others = told("task_failed")
+        assert len(others) == 0 or victims is the_scheduler_with_all_its_tasks
         assert entry.key.endswith("/1/end")
-        assert entry.payload["seen_by"] == "supervisor"
-        assert "signal SIGKILL; Airflow's state: up_for_retry" in entry.payload["message"]
+        assert entry.payload["seen_by"] == seen_by
+        assert said in entry.payload["message"]
         again = {**entry.run, "try_number": 2}
         wait_until(
             lambda: again in [entry.run for entry in told("task_finished")],
@@ -48,4 +89,5 @@ def test_the_ledger_hears_how_a_killed_task_ended(platform: Platform) -> None:
         wait_until(
             lambda: api.run("load_history", run_id)["state"] == "success", what="the whole run"
         )
-    assert told("task_failed") == [entry]
+    ended = {entry.key.rpartition("/")[0] for kind in ENDS for entry in told(kind)}
+    assert {entry.key.rpartition("/")[0] for entry in told("task_started")} <= ended
