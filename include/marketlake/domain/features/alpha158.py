@@ -6,6 +6,8 @@ the result are in the order of ``contracts.factors.ALPHA158``.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,7 @@ _NEAR_ZERO = 1e-12
 _FLAT = 1e-9
 """A standard deviation below this share of the mean is rounding: the window is flat."""
 _FLAT_QLIB = 2e-5
+_LONG_AGO = np.iinfo(np.int64).min
 
 
 def fill(
@@ -52,18 +55,40 @@ def fill(
     least = np.array([1.0 if like_qlib else np.ceil(0.8 * window) for window in WINDOWS])
     there = arrays[3][symbols[0] : symbols[1]] > 0.0
     listed = np.where(there.any(axis=1), there.argmax(axis=1), there.shape[1])
+    # One for all blocks: given back after each, its pages would be asked for again.
+    buffer = np.empty(len(ALPHA158) * len(there) * int((blocks[:, 2] - blocks[:, 1]).max()))
     for start, wanted, end, column in blocks:
         first = wanted - WARM_UP
         bars = cut_all(arrays, symbols, min(first, start), start, end)
         bars = np.ascontiguousarray(bars[:, :, first - min(first, start) :])
-        made = np.empty((len(ALPHA158), len(there), end - wanted))
+        shape = len(ALPHA158), len(there), end - wanted
+        made = buffer[: math.prod(shape)].reshape(shape)
+        volumes = bars[4]
         with np.errstate(divide="ignore", invalid="ignore"):
-            _of_prices(bars, listed - first, least, like_qlib, made)
-            _of_volumes(bars, least, like_qlib, made)
+            logs = np.log(volumes + 1.0), np.log(_ratios(volumes) + 1.0)
+        _put(bars, logs, listed - first, least, like_qlib, made)
         put(made, out[:, :, column : column + end - wanted])
 
 
-def _of_prices(
+@entry
+def _put(
+    bars: Floats,
+    logs: tuple[Floats, Floats],
+    listed: NDArray[np.int64],
+    least: Floats,
+    like_qlib: bool,
+    made: Floats,
+) -> None:
+    """Put all factors; ``logs`` are of the volumes plus 1, and of their ratios plus 1.
+
+    One compiled piece: threads wait for each other's Python otherwise.
+    """
+    _put_of_prices(bars, listed, least, like_qlib, made)
+    _put_of_volumes(bars, logs, least, like_qlib, made)
+
+
+@kernel
+def _put_of_prices(
     bars: Floats, listed: NDArray[np.int64], least: Floats, like_qlib: bool, made: Floats
 ) -> None:
     highs, lows, c = bars[1], bars[2], bars[3]
@@ -72,7 +97,7 @@ def _of_prices(
     there, filled = nested.present(c)
     n, sc = nested.sums(there), nested.sums(filled)
     weights = nested.merge_weights(n)
-    position = np.multiply(there, np.arange(c.shape[1]), dtype=np.float64)
+    position = there * np.arange(c.shape[1])
     sp = nested.sums(position)
     cc = nested.moments(filled, sc, filled, sc, there, n, weights)
     pp = nested.moments(position, sp, position, sp, there, n, weights)
@@ -86,44 +111,43 @@ def _of_prices(
     top, top_at = nested.highest(np.where(np.isnan(highs), -np.inf, highs))
     bottom, bottom_at = nested.highest(np.where(np.isnan(lows), -np.inf, -lows))
     # Qlib counts the places of a window that begins before the listing from the listing.
-    from_listing = listed if like_qlib else np.full_like(listed, np.iinfo(np.int64).min)
+    from_listing = listed if like_qlib else np.full_like(listed, _LONG_AGO)
     _put_extremes(
         c, n_high, top, top_at, n_low, bottom, bottom_at, from_listing, least,
         made[43:53], made[68:88],
     )  # fmt: skip
 
-    change = _changes(c)
-    there, filled = nested.present(change)
+    there, filled = nested.present(_changes(c))
     n = nested.sums(there)
     gains, losses = nested.sums(np.maximum(filled, 0.0)), nested.sums(np.maximum(-filled, 0.0))
     _put_gains(c, n, gains, losses, least, made[113:128])
     if like_qlib:  # there, a comparison with nothing is False, and counts
-        n = nested.sums((np.arange(c.shape[1]) >= listed[:, None]).astype(np.float64))
+        for s in range(len(listed)):
+            for i in range(c.shape[1]):
+                there[s, i] = 1.0 if i >= listed[s] else 0.0
+        n = nested.sums(there)
     ups = nested.sums((filled > 0.0).astype(np.float64))
     downs = nested.sums((filled < 0.0).astype(np.float64))
     _put_counts(c, n, ups, downs, least, made[98:113])
 
 
-def _of_volumes(bars: Floats, least: Floats, like_qlib: bool, made: Floats) -> None:
+@kernel
+def _put_of_volumes(
+    bars: Floats, logs: tuple[Floats, Floats], least: Floats, like_qlib: bool, made: Floats
+) -> None:
     c, v = bars[3], bars[4]
     ratio = _ratios(c)
-    _put_correlation(c, np.log(v + 1.0), c, least, like_qlib, made[88:93])
-    _put_correlation(ratio, np.log(_ratios(v) + 1.0), c, least, like_qlib, made[93:98])
-
-    for quantity, is_volume, rows in (
-        (v, True, made[128:138]),
-        (np.abs(ratio - 1.0) * v, False, made[133:143]),
-    ):
-        there, filled = nested.present(quantity)
-        n, total = nested.sums(there), nested.sums(filled)
-        squares = nested.moments(filled, total, filled, total, there, n, nested.merge_weights(n))
-        _put_spreads(c, v, n, total, squares, is_volume, like_qlib, least, rows)
+    _put_correlation(c, logs[0], c, least, like_qlib, made[88:93])
+    _put_correlation(ratio, logs[1], c, least, like_qlib, made[93:98])
+    _put_spread(v, c, v, True, least, like_qlib, made[128:138])
+    _put_spread(np.abs(ratio - 1.0) * v, c, v, False, least, like_qlib, made[133:143])
 
     there, filled = nested.present(_changes(v))
     gains, losses = nested.sums(np.maximum(filled, 0.0)), nested.sums(np.maximum(-filled, 0.0))
     _put_gains(c, nested.sums(there), gains, losses, least, made[143:158])
 
 
+@kernel
 def _put_correlation(
     x: Floats, y: Floats, c: Floats, least: Floats, like_qlib: bool, out: Floats
 ) -> None:
@@ -137,15 +161,31 @@ def _put_correlation(
     _put_ratios(c, n, sx, sy, xx, yy, xy, least, like_qlib, out)
 
 
+@kernel
+def _put_spread(
+    x: Floats, c: Floats, v: Floats, is_volume: bool, least: Floats, like_qlib: bool, out: Floats
+) -> None:
+    there, filled = nested.present(x)
+    n, total = nested.sums(there), nested.sums(filled)
+    squares = nested.moments(filled, total, filled, total, there, n, nested.merge_weights(n))
+    _put_spreads(c, v, n, total, squares, is_volume, like_qlib, least, out)
+
+
+@kernel
 def _changes(x: Floats) -> Floats:
     out = np.full_like(x, np.nan)
-    out[:, 1:] = x[:, 1:] - x[:, :-1]
+    for s in range(x.shape[0]):
+        for i in range(1, x.shape[1]):
+            out[s, i] = x[s, i] - x[s, i - 1]
     return out
 
 
+@entry
 def _ratios(x: Floats) -> Floats:
     out = np.full_like(x, np.nan)
-    out[:, 1:] = x[:, 1:] / x[:, :-1]
+    for s in range(x.shape[0]):
+        for i in range(1, x.shape[1]):
+            out[s, i] = x[s, i] / x[s, i - 1]
     return out
 
 
@@ -163,7 +203,7 @@ def _is_flat(moment: float, total: float, n: float, like_qlib: bool) -> bool:
     return moment <= flat * flat * (n - 1.0)
 
 
-@entry
+@kernel
 def _put_shapes(bars: Floats, out: Floats) -> None:
     """The nine factors of a bar's own shape, then open, high, low and typical price over close."""
     for s in range(out.shape[1]):
@@ -189,7 +229,7 @@ def _put_shapes(bars: Floats, out: Floats) -> None:
             out[12, s, j] = (h + low + c) / 3.0 / c
 
 
-@entry
+@kernel
 def _put_lines(
     c: Floats,
     n: Floats,
@@ -224,7 +264,7 @@ def _put_lines(
                 out[25 + level, s, j] = residual / last if is_valid else np.nan
 
 
-@entry
+@kernel
 def _put_ranks(
     c: Floats, n: Floats, upper: Floats, lower: Floats, place: Floats, least: Floats, out: Floats
 ) -> None:
@@ -239,7 +279,7 @@ def _put_ranks(
                 out[10 + level, s, j] = place[level, s, i] / n[level, s, i] if is_valid else np.nan
 
 
-@entry
+@kernel
 def _put_extremes(
     c: Floats,
     n_high: Floats,
@@ -275,7 +315,7 @@ def _put_extremes(
                 places_out[15 + level, s, j] = places if has_high and has_low else np.nan
 
 
-@entry
+@kernel
 def _put_ratios(
     c: Floats,
     n: Floats,
@@ -300,7 +340,7 @@ def _put_ratios(
                 out[level, s, j] = xy[level, s, i] / np.sqrt(a * b) if is_valid else np.nan
 
 
-@entry
+@kernel
 def _put_counts(
     c: Floats, n: Floats, ups: Floats, downs: Floats, least: Floats, out: Floats
 ) -> None:
@@ -317,7 +357,7 @@ def _put_counts(
                 out[10 + level, s, j] = up - down if is_valid else np.nan
 
 
-@entry
+@kernel
 def _put_gains(
     c: Floats, n: Floats, gains: Floats, losses: Floats, least: Floats, out: Floats
 ) -> None:
@@ -334,7 +374,7 @@ def _put_gains(
                 out[10 + level, s, j] = (up - down) / total if is_valid else np.nan
 
 
-@entry
+@kernel
 def _put_spreads(
     c: Floats,
     v: Floats,
