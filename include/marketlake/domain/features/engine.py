@@ -77,7 +77,7 @@ def factor_blocks(
     factors: tuple[Factor, ...] = FACTORS,
     dtype: type[np.floating] = np.float32,
     threads: int = 2,
-    symbols_a_block: int = 100,
+    symbols_a_block: int = 32,
     like_qlib: bool = False,
 ) -> Iterator[FactorBlock]:
     """Yield the factors of one run of symbols after another, in the order of ``bars``.

@@ -17,6 +17,10 @@ _OTHERS = tuple(sorted({name for item in FACTORS for name in item.inputs} - {CLO
 _LOOKBACK = max(item.warm_up_sessions for item in FACTORS)
 
 
+_SYMBOLS_A_FRAME = 100
+"""A frame of a few sessions costs more to make than to compute: few and large ones."""
+
+
 def compute_factors(
     bars: pl.DataFrame,
     actions: pl.DataFrame,
@@ -53,7 +57,12 @@ def compute_factors(
         row for each member with a bar at the session, null where the catalog says NaN.
     """
     whole = prices.whole_bars(bars, actions, sessions=sessions, symbols=symbols)
-    blocks = factor_blocks(whole, first_output=first_output, threads=threads)
+    blocks = factor_blocks(
+        whole,
+        first_output=first_output,
+        threads=threads,
+        symbols_a_block=_SYMBOLS_A_FRAME,
+    )
     computed = pl.concat(block.frame() for block in blocks)
     flags = _simulated(bars, actions, sessions=sessions, symbols=symbols)
     return (
