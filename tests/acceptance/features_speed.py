@@ -408,7 +408,7 @@ def show(found: dict[str, Any]) -> None:
     """Print the figures as tables."""
     figures.table(
         "seconds, medians",
-        ("bars", "Qlib", "polars", "ours", "times Qlib", "times polars", "ours, kept", "times Qlib"),
+        ("bars", "Qlib", "polars", "ours", "times Qlib", "times polars", "kept", "times Qlib"),
         [
             (
                 f"{name}: {found[name]['rows']:,}, Qlib with {found[name]['qlib_processes']}",
