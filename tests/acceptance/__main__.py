@@ -304,11 +304,10 @@ def measure_walk_forward(
 @app.command("full-training")
 def measure_full_training(
     rounds: Annotated[int, typer.Option(min=1, help="Predictions, of each profile.")] = 5,
-    home: Home = None,
     save: Save = True,
 ) -> None:
     """Train by the full profile through the platform, then predict by it (20 minutes)."""
-    with installation(home) as one:
+    with installation(None) as one:
         _hold(
             "full-training", full_training, lambda: full_training.measure(one, rounds=rounds), save
         )
@@ -332,7 +331,7 @@ def accept(
     every: Annotated[str, typer.Option(help="Time from run to run of the soak.")] = "5m",
     save: Save = True,
 ) -> None:
-    """Corpora and models where their data lie, a large history, the kill matrix, then the soak."""
+    """Corpora and models where their data lie, large history, training, kills, then the soak."""
     steps: list[Callable[[], None]] = [
         lambda: measure_bootstrap(save=save),
         lambda: measure_full_training(save=save),

@@ -2,11 +2,11 @@
 
 Qlib answers from a Python of its own, over a pipe, so that its start is in no figure; it reads its
 own binary format, which holds float32, and we compute on those float32 values. Ours is timed from a
-Parquet file to float32 blocks, one after another as the platform takes them, and again with all
-kept in one array, which is a gigabyte and a half for the made bars: where the machine is a virtual
-one, most of that time may be the host's, to find fresh memory. Polars is timed from a frame in
-memory to its columns. Cells are compared before anything is timed. What a missing bar means
-differs: cells are compared by Qlib's rule, and those that still differ are listed by cause.
+Parquet file to float32 blocks of some symbols, one after another, each let go before the next; and
+again with all kept in one array, 1.67 GB for the made bars. The difference is what the machine
+takes to give that much fresh memory. Polars is timed from a frame in memory to its columns. Cells
+are compared before anything is timed. What a missing bar means differs: cells are compared by
+Qlib's rule, and those that still differ are listed by cause.
 """
 
 from __future__ import annotations

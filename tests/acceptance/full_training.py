@@ -21,6 +21,7 @@ from marketlake.contracts.catalog import (
     CORE_SIGNALS_SIGNAL,
 )
 from marketlake.storage.lake import Lake
+from marketlake.storage.manifest import Manifest
 from marketlake.types import Partition
 
 from tests.acceptance import figures
@@ -77,7 +78,7 @@ def _recorded(one: Installation, contract: Contract) -> datetime:
     return datetime.fromisoformat(_manifest(one, contract).recorded_at_utc)
 
 
-def _manifest(one: Installation, contract: Contract) -> Any:
+def _manifest(one: Installation, contract: Contract) -> Manifest:
     return Lake(one.settings.lake).manifest(contract, Partition.of_session(_SESSION))
 
 

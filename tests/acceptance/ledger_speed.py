@@ -3,10 +3,10 @@
 A Postgres and an appender process of their own. In turns, threads of this process give the same
 entries, one a call, to the appender and to SQLite, and every call returns when its entry is
 durable: SQLite with ``synchronous=FULL``, one commit an entry, the callers taking turns on one
-connection, which is faster than a connection each: those wait for one another by sleeping. It is
-measured with the journal that it has by itself, and in its fastest form, a write-ahead log. Both
-tables are read back and must hold the same bytes. Processes, which cannot share a connection to the
-appender either, are only reported.
+connection. The target is against SQLite as it comes, with its rollback journal. Beside it stand its
+fastest form, with a write-ahead log, and that with a connection for each caller, where they wait
+for one another by sleeping. What is in the tables is read back and must be the same bytes.
+Processes, which cannot share a connection to the appender either, are only reported.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def measure(*, callers: int, entries: int, rounds: int, log_entries: int) -> dic
             loads.append(os.getloadavg()[0])
             made = made_entries(entries, f"round-{number}")
             found["canonical_bytes"] = statistics.mean(len(e.canonical()) for e in made)
-            file, wal, apart = (folder / f"{number}-{name}.db" for name in ("", "wal", "apart"))
+            file, wal, apart = (
+                folder / f"{number}-{name}.db" for name in ("delete", "wal", "apart")
+            )
             fewer = made[: entries // _FEWER]
             rates["threads"].append(_through_appender(client, made, callers))
             rates["sqlite"].append(_through_sqlite(file, made, callers, journal="delete"))
@@ -176,7 +178,8 @@ def _through_sqlite(
     own = threading.local()
     lock = threading.Lock() if is_shared else nullcontext()
     with closing(_open_sqlite(file)) as database:
-        database.execute(f"pragma journal_mode = {journal}")
+        (mode,) = database.execute(f"pragma journal_mode = {journal}").fetchone()
+        _require(mode == journal, f"SQLite with the journal {journal}")
         database.execute(
             "create table entry (idx integer primary key, key text not null unique,"
             " kind text not null, recorded_at_utc text not null, canonical blob not null) strict"

@@ -202,7 +202,8 @@ def test_every_calculation_says_what_it_was_made_from_how_and_with_which_seed(
         assert entry["inputs"], entry["name"]
         assert entry["parameters"], entry["name"]
         assert entry["code_version"], entry["name"]
-    of_name = {entry["name"]: entry for entry in entries}
+        assert (entry["seed"] is not None) == (entry["name"] == "training"), entry["name"]
+        assert entry["outputs"] or entry["name"] == "warehouse_load", entry["name"]
     assert {
         "as_traded_source_bars",
         "consensus_bars",
@@ -213,10 +214,7 @@ def test_every_calculation_says_what_it_was_made_from_how_and_with_which_seed(
         "predictions",
         "training",
         "warehouse_load",
-    } <= set(of_name)
-    for name, entry in of_name.items():
-        assert (entry["seed"] is not None) == (name == "training"), name
-        assert entry["outputs"] or name == "warehouse_load", name
+    } <= {entry["name"] for entry in entries}
 
 
 def test_every_session_of_the_main_job_was_looked_at(

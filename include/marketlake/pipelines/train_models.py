@@ -85,6 +85,7 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
         seed=settings.seed,
         **settings.model_dump(mode="json", exclude={"seed", "profile"}),
         profile=chosen.name,
+        seeds=training.document["models"]["ensemble"]["seeds"],
     )
     return refs
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from marketlake.contracts.factors import (
     ALPHA158,
@@ -58,6 +58,7 @@ def test_the_kernels_are_written_for_the_catalogs_windows() -> None:
     st.lists(st.sampled_from([1.0, 2.0, 2.5, 3.0, 7.0, np.nan]), min_size=61, max_size=130),
     st.sampled_from([(0.8, 0.2), (0.5, 0.05)]),
 )
+@example([np.nan] * 61 + [2.0, np.nan, 3.0, 1.0, 2.0] + [np.nan] * 64, (0.8, 0.2))
 @settings(max_examples=60, deadline=None)
 def test_quantiles_are_numpys_with_ties_and_with_gaps(
     values: list[float], shares: tuple[float, float]

@@ -267,6 +267,19 @@ def test_a_predictor_with_an_exchanged_file_is_refused() -> None:
             Predictor.of(files | change)
 
 
+@pytest.mark.parametrize("name", ["random_forest_0.npz", "validator.npz"])
+def test_a_predictor_of_another_version_says_to_train_again(name: str) -> None:
+    files = Predictor.of_training(trained(1.0), names=tuple(NAMES), profile=SMALL).files()
+    older = f"{name.partition('.')[0]}.skops"
+    files[older] = files.pop(name)
+    hashes = json.loads(files["sha256.json"])
+    hashes[older] = hashes.pop(name)
+    files["sha256.json"] = json.dumps(hashes).encode()
+    with pytest.raises(BadPayload, match="marketlake train") as refused:
+        Predictor.of(files)
+    assert name in str(refused.value)
+
+
 def test_no_joined_probability_changes_with_later_labels() -> None:
     features, labels, _ = frames(0.5)
     cut = SESSIONS[110]

@@ -219,6 +219,7 @@ def test_a_forest_is_asked_as_scikit_learn_asks_it() -> None:
     assert np.array_equal(forest.probability(ours, samples), theirs.predict_proba(X)[:, 1])
     one = samples.rows(np.array([7]))
     assert np.array_equal(forest.probability(ours, one), theirs.predict_proba(X[7:8])[:, 1])
+    assert forest.probability(ours, samples.rows(np.empty(0, np.int64))).shape == (0,)
     with pytest.raises(ValueError, match="3 features for a forest of 23"):
         forest.probability(ours, Samples(samples.flat[:, :3], samples.sequence))
 
@@ -228,14 +229,33 @@ def test_a_forest_is_asked_as_scikit_learn_asks_it() -> None:
     [
         {"left": lambda nodes: np.where(np.arange(len(nodes)) == 2, 0, nodes)},
         {"right": lambda nodes: np.where(np.arange(len(nodes)) == 0, len(nodes), nodes)},
-        {"feature": lambda columns: columns + 23},
+        {"feature": lambda numbers: numbers + 23},
+        {"right": lambda nodes: np.where(np.arange(len(nodes)) == len(nodes) - 1, 0, nodes)},
         {"roots": lambda roots: roots[:0]},
+        {"roots": lambda roots: np.repeat(roots, 9)},
+        {"roots": lambda roots: np.where(roots == roots[-1], 2**30, roots)},
+        {"up": lambda shares: np.where(shares == shares[0], np.nan, shares)},
+        {"threshold": lambda values: np.where(values == values[0], np.inf, values)},
         {"up": lambda shares: shares[:-1]},
         {"threshold": lambda values: values.astype(np.float32)},
         {"up": lambda shares: shares.astype(object)},
         {"code": lambda _: np.zeros(3)},
     ],
-    ids=["back", "outside", "no-such-feature", "no-tree", "short", "type", "pickle", "more"],
+    ids=[
+        "back",
+        "outside",
+        "no-such-feature",
+        "leaf-goes-on",
+        "no-tree",
+        "trees-again",
+        "tree-outside",
+        "no-share",
+        "no-threshold",
+        "short",
+        "type",
+        "pickle",
+        "more",
+    ],
 )
 def test_a_file_that_is_no_forest_is_refused(changes: dict[str, Callable[..., Any]]) -> None:
     with np.load(io.BytesIO(trained("random_forest").dump())) as file:
@@ -244,8 +264,9 @@ def test_a_file_that_is_no_forest_is_refused(changes: dict[str, Callable[..., An
         arrays[name] = change(arrays.get(name))
     content = io.BytesIO()
     np.savez(content, **arrays)
-    with pytest.raises(BadPayload, match="do not load"):
-        read("random_forest", content.getvalue())
+    for broken in (content.getvalue(), trained("random_forest").dump()[:-100]):
+        with pytest.raises(BadPayload, match="do not load"):
+            read("random_forest", broken)
 
 
 def test_a_network_of_other_layers_is_refused() -> None:
@@ -268,8 +289,9 @@ def test_the_networks_forward_pass_is_that_of_keras(tmp_path: Path) -> None:
     np.testing.assert_allclose(lstm.probability(model, samples), by_keras, atol=2e-6)
 
 
-def test_forecasting_loads_neither_keras_nor_jax_nor_scikit_learn(tmp_path: Path) -> None:
-    names = ["linear", "random_forest", "lstm"]  # LightGBM imports scikit-learn where it is there
+def test_linear_forest_and_lstm_load_neither_keras_nor_jax_nor_scikit_learn(tmp_path: Path) -> None:
+    # LightGBM and XGBoost import scikit-learn themselves, where it is there.
+    names = ["linear", "random_forest", "lstm"]
     for name in names:
         (tmp_path / name).write_bytes(trained(name).dump())
     code = (

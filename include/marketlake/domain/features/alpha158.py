@@ -64,6 +64,7 @@ def fill(
         shape = len(ALPHA158), len(there), end - wanted
         made = buffer[: math.prod(shape)].reshape(shape)
         volumes = bars[4]
+        # NumPy's logarithm takes many values at a time, compiled code one.
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(volumes + 1.0), np.log(_ratios(volumes) + 1.0)
         _put(bars, logs, listed - first, least, like_qlib, made)
@@ -81,7 +82,7 @@ def _put(
 ) -> None:
     """Put all factors; ``logs`` are of the volumes plus 1, and of their ratios plus 1.
 
-    One compiled piece: threads wait for each other's Python otherwise.
+    Compiled as one piece: threads would wait for each other's Python.
     """
     _put_of_prices(bars, listed, least, like_qlib, made)
     _put_of_volumes(bars, logs, least, like_qlib, made)

@@ -93,7 +93,8 @@ def factor_blocks(
     dtype
         Of the values returned; they are computed in float64.
     threads, symbols_a_block
-        How many symbols are held, and how many threads compute them. Neither changes a value.
+        How many threads compute, and how many symbols are held: of a long history as many as memory
+        serves again from block to block. Neither changes a value.
     like_qlib
         Alpha158 by Qlib's rule for missing values in place of the catalog's, for comparison.
 

@@ -15,8 +15,6 @@ from marketlake.domain.prices import Bools
 
 _OTHERS = tuple(sorted({name for item in FACTORS for name in item.inputs} - {CLOSE}))
 _LOOKBACK = max(item.warm_up_sessions for item in FACTORS)
-
-
 _SYMBOLS_A_FRAME = 100
 """A frame of a few sessions costs more to make than to compute: few and large ones."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marketlake.domain.features.compiled import entry, kernel
+from marketlake.domain.features.compiled import kernel
 from marketlake.domain.prices import Floats
 
 WINDOWS = (5, 10, 20, 30, 60)
@@ -21,7 +21,7 @@ _HALVES = ((1, 0, 0, 5), (2, 1, 1, 10), (3, 2, 1, 20), (4, 3, 3, 30))
 """A window, the two it is made of, and how far back the older one ends."""
 
 
-@entry
+@kernel
 def present(x: Floats) -> tuple[Floats, Floats]:
     """Return 1 where x is finite and 0 elsewhere, and x with zeros there."""
     there, filled = np.empty(x.shape), np.empty(x.shape)
@@ -33,7 +33,7 @@ def present(x: Floats) -> tuple[Floats, Floats]:
     return there, filled
 
 
-@entry
+@kernel
 def sums(x: Floats) -> Floats:
     """Return the sums of x, which is zero where missing."""
     size = x.shape[1]
@@ -53,7 +53,7 @@ def sums(x: Floats) -> Floats:
     return out
 
 
-@entry
+@kernel
 def merge_weights(n: Floats) -> Floats:
     """Return 1 / (a b (a + b)) for the two halves of each window, 0 where one of them is empty."""
     weights = np.zeros(n.shape)
@@ -66,7 +66,7 @@ def merge_weights(n: Floats) -> Floats:
     return weights
 
 
-@entry
+@kernel
 def moments(
     x: Floats, sx: Floats, y: Floats, sy: Floats, there: Floats, n: Floats, weights: Floats
 ) -> Floats:
@@ -122,7 +122,7 @@ def _merge(
         out[i] = newer[i] + older[i] + dx * dy * weights[i]
 
 
-@entry
+@kernel
 def highest(x: Floats) -> tuple[Floats, Floats]:
     """Return the highest of each window and the position of the earliest such.
 
@@ -152,7 +152,7 @@ def highest(x: Floats) -> tuple[Floats, Floats]:
     return best, at
 
 
-@entry
+@kernel
 def standing(x: Floats) -> Floats:
     """Return how many of each window are below the newest, plus half of those equal, plus half.
 
@@ -173,7 +173,7 @@ def standing(x: Floats) -> Floats:
     return out
 
 
-@entry
+@kernel
 def quantiles(
     x: Floats, n: Floats, upper_share: float, lower_share: float
 ) -> tuple[Floats, Floats]:

@@ -44,11 +44,11 @@ class Forest:
     ``roots`` [n_trees] is each tree's first node. A row at a node goes on to ``left`` when its
     ``feature`` is at most ``threshold``, or missing where ``missing_left`` says so, and to
     ``right`` otherwise; a leaf leads to itself. ``up`` is the share of label 1 among the rows that
-    grew the node. Those five and ``feature`` are [n_nodes]; ``columns`` [1] is how many features
-    there are.
+    grew the node. Those five and ``feature`` are [n_nodes]; ``n_features`` [1] says how many
+    features there are.
     """
 
-    columns: Integers
+    n_features: Integers
     roots: Integers
     feature: Integers
     threshold: Floats
@@ -59,7 +59,7 @@ class Forest:
 
 
 _TYPES = {
-    "columns": np.dtype(np.int32),
+    "n_features": np.dtype(np.int32),
     "roots": np.dtype(np.int32),
     "feature": np.dtype(np.int32),
     "threshold": np.dtype(np.float64),
@@ -101,7 +101,7 @@ def forest_of(model: Any) -> Forest:
     start = np.repeat(roots, counts)
     leaf = every("children_left") < 0
     return Forest(
-        columns=np.array([model.n_features_in_], dtype=np.int32),
+        n_features=np.array([model.n_features_in_], dtype=np.int32),
         roots=roots,
         feature=np.where(leaf, 0, every("feature")).astype(np.int32),
         threshold=np.where(leaf, 0.0, every("threshold")),
@@ -120,11 +120,11 @@ def probability(model: Forest, samples: Samples) -> Floats:
     ValueError
         When the rows have another number of features than the forest.
     """
-    if samples.flat.shape[1] != model.columns[0]:
-        raise ValueError(f"{samples.flat.shape[1]} features for a forest of {model.columns[0]}")
+    if samples.flat.shape[1] != model.n_features[0]:
+        raise ValueError(f"{samples.flat.shape[1]} features for a forest of {model.n_features[0]}")
     X = samples.flat.astype(np.float32)
-    blocks = range(0, len(X), _BLOCK_ROWS)
-    return np.concatenate([_asked(model, X[at : at + _BLOCK_ROWS]) for at in blocks])
+    blocks = [_asked(model, X[at : at + _BLOCK_ROWS]) for at in range(0, len(X), _BLOCK_ROWS)]
+    return np.concatenate([np.empty(0), *blocks])
 
 
 def _asked(model: Forest, X: npt.NDArray[np.float32]) -> Floats:
@@ -161,24 +161,29 @@ def load(content: bytes) -> Forest:
     Raises
     ------
     ValueError
-        When they are no forest: other arrays, or nodes that lead outside or back.
+        When they are no forest: other arrays, shares that are none, or nodes that lead outside or
+        back. Bytes that are no archive raise what NumPy raises.
     """
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         if set(file.files) != set(_TYPES):
             raise ValueError(f"arrays {sorted(file.files)}, not {sorted(_TYPES)}")
         arrays = {name: file[name] for name in _TYPES}
-    lengths = {"columns": 1, "roots": len(arrays["roots"])}
+    lengths = {"n_features": 1, "roots": len(arrays["roots"])}
     for name, values in arrays.items():
         shape = (lengths.get(name, len(arrays["up"])),)
         if values.dtype != _TYPES[name] or values.shape != shape:
             raise ValueError(f"{name}: {values.dtype} {values.shape}, not {_TYPES[name]} {shape}")
     model = Forest(**arrays)
+    if not (((model.up >= 0.0) & (model.up <= 1.0)).all() and np.isfinite(model.threshold).all()):
+        raise ValueError("shares outside of 0 to 1, or thresholds that are missing")
     nodes = np.arange(len(model.up))
     leaf = model.left == nodes
     if not (
         len(model.roots)
-        and _within(model.roots, 0, len(nodes))
-        and _within(model.feature, 0, int(model.columns[0]))
+        and model.roots[0] == 0
+        and (np.diff(model.roots) > 0).all()
+        and model.roots[-1] < len(nodes)
+        and _within(model.feature, 0, int(model.n_features[0]))
         and _within(model.left, nodes, len(nodes))
         and _within(model.right, np.where(leaf, nodes, nodes + 1), len(nodes))
         and np.array_equal(model.right[leaf], nodes[leaf])

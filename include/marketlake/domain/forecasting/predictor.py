@@ -120,7 +120,7 @@ class Predictor:
         Raises
         ------
         BadPayload
-            When a file is missing or is not the one that was hashed.
+            When a file is missing, is not the one that was hashed, or another version wrote it.
         """
         hashes = json.loads(files[_HASHES])
         for name, expected in hashes.items():
@@ -138,10 +138,20 @@ class Predictor:
         spans = [
             (date.fromisoformat(start), date.fromisoformat(end)) for start, end in window["spans"]
         ]
+        try:
+            ensemble, validator = Ensemble.of(files), read("random_forest", files[_VALIDATOR])
+        except KeyError as error:
+            raise BadPayload(
+                expected=f"a file {error} among those of the model",
+                was=", ".join(sorted(files)),
+                where="trained ensemble",
+                todo="another version wrote it: train again as of the same session, "
+                "marketlake train --as-of SESSION",
+            ) from error
         return cls(
-            Fitted(Ensemble.of(files), FitWindow(tuple(spans), window["rows"])),
+            Fitted(ensemble, FitWindow(tuple(spans), window["rows"])),
             Conformal(about["conformal"]["alpha"], (low, high)),
-            Validator(read("random_forest", files[_VALIDATOR])),
+            Validator(validator),
             tuple(about["features"]),
             tuple(about["channels"]),
             about["lags"],
