@@ -216,6 +216,18 @@ def test_a_forest_is_asked_as_scikit_learn_asks_it() -> None:
     ours = forest.forest_of(theirs)
     assert ours.missing_left.any()
     assert not ours.missing_left.all()
+    # All there is to know is whether a value is there: a threshold that nothing is above.
+    absent = np.where(np.isnan(X[:, :1]), np.nan, 0.0)
+    by_absence = RandomForestClassifier(n_estimators=5, max_depth=1, random_state=3).fit(
+        absent, np.isnan(absent[:, 0]).astype(int)
+    )
+    split = forest.forest_of(by_absence)
+    assert np.isinf(split.threshold).any()
+    assert forest.dump(forest.load(forest.dump(split))) == forest.dump(split)
+    assert np.array_equal(
+        forest.probability(split, Samples(absent, samples.sequence)),
+        by_absence.predict_proba(absent)[:, 1],
+    )
     assert np.array_equal(forest.probability(ours, samples), theirs.predict_proba(X)[:, 1])
     one = samples.rows(np.array([7]))
     assert np.array_equal(forest.probability(ours, one), theirs.predict_proba(X[7:8])[:, 1])
@@ -235,7 +247,7 @@ def test_a_forest_is_asked_as_scikit_learn_asks_it() -> None:
         {"roots": lambda roots: np.repeat(roots, 9)},
         {"roots": lambda roots: np.where(roots == roots[-1], 2**30, roots)},
         {"up": lambda shares: np.where(shares == shares[0], np.nan, shares)},
-        {"threshold": lambda values: np.where(values == values[0], np.inf, values)},
+        {"threshold": lambda values: np.where(values == values[0], np.nan, values)},
         {"up": lambda shares: shares[:-1]},
         {"threshold": lambda values: values.astype(np.float32)},
         {"up": lambda shares: shares.astype(object)},

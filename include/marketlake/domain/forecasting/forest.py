@@ -174,7 +174,8 @@ def load(content: bytes) -> Forest:
         if values.dtype != _TYPES[name] or values.shape != shape:
             raise ValueError(f"{name}: {values.dtype} {values.shape}, not {_TYPES[name]} {shape}")
     model = Forest(**arrays)
-    if not (((model.up >= 0.0) & (model.up <= 1.0)).all() and np.isfinite(model.threshold).all()):
+    # An infinite threshold is a split of what is missing from what is there.
+    if not ((model.up >= 0.0) & (model.up <= 1.0)).all() or np.isnan(model.threshold).any():
         raise ValueError("shares outside of 0 to 1, or thresholds that are missing")
     nodes = np.arange(len(model.up))
     leaf = model.left == nodes
