@@ -1,4 +1,4 @@
-"""The ensemble's full report on real prices, with its null panel, and what predicting costs.
+"""The ensemble's full report on real prices, with its null panel, and what folds cost.
 
 Two markets: the packaged 20 stocks, of which only closes are real, and 60 of the S&P 500 whose
 whole bars are (Yahoo, 2012 to 2017), with the S&P 500 itself as benchmark.
@@ -26,7 +26,6 @@ from tests.domain.market import (
     BENCHMARK,
     NO_ACTIONS,
     Market,
-    bars_of,
     real_market,
     weekdays,
     with_closes_alone,
@@ -35,7 +34,7 @@ from tests.domain.market import (
 AS_OF, FROM, HORIZON, COST_BPS = date(2022, 11, 30), date(2011, 1, 3), 5, 5.0
 FOLD_COST = 0.7
 """At most this share of what independent folds cost."""
-TRAINING_S, TRAINING_MB, PREDICTION_S = 15 * 60, 8 * 1024, 1.0
+TRAINING_S, TRAINING_MB = 15 * 60, 8 * 1024
 _QUANTITIES = ("open", "high", "low", "close", "adj close", "volume")
 
 
@@ -118,41 +117,6 @@ def train(
     )
 
 
-def prediction_s(training: forecasting.Training, *, symbols: int = 500, rounds: int = 5) -> float:
-    """Return the seconds to read the ensemble's files and forecast one session, the median.
-
-    Features of the sessions it looks back on are computed too, as the daily task does. Bars are
-    made: what they hold changes nothing of the work.
-    """
-    rng = np.random.default_rng(3)
-    names = [f"S{number:03d}" for number in range(symbols)]
-    days = weekdays(date(2023, 1, 2), 270)
-    closes = 40.0 * np.exp(np.cumsum(0.02 * rng.normal(size=(270, symbols + 1)), axis=0))
-    bars = with_closes_alone(bars_of(closes, sessions=days, symbols=[*names, BENCHMARK]))
-    given = {"bars": bars, "actions": NO_ACTIONS, "sessions": days, "symbols": names}
-    members = bars.select("session", "symbol")
-    factors = features.compute_factors(**given, first_output=days[-1], members=members)
-    taken = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        predictor = forecasting.Predictor.of(training.files)
-        seen = features.compute_features(
-            **given, benchmark=BENCHMARK, first_output=days[-predictor.lags - 5]
-        )
-        signals, _ = forecasting.predict(
-            training.document,
-            predictor,
-            session=days[-1],
-            model_sha256="",
-            features=seen,
-            factors=factors,
-        )
-        taken.append(time.perf_counter() - began)
-        if signals.height != symbols:
-            raise SystemExit(f"{signals.height} signals of {symbols}")
-    return float(np.median(taken))
-
-
 def fold_cost(*, rows: int = 120_000, columns: int = 158, folds: int = 6) -> dict[str, Any]:
     """Return CPU seconds of LightGBM over an expanding walk-forward, alone and with shared bins.
 
@@ -210,7 +174,6 @@ def measure(profile: str, data: Path) -> dict[str, Any]:
             "report": document["report"],
             "gate": document["gate"],
             "hit_rates": document["validation"],
-            "predict_500_symbols_s": prediction_s(training),
         }
     return found | {"fold_cost": fold_cost()}
 
@@ -222,8 +185,6 @@ def missed(found: dict[str, Any]) -> list[str]:
         one = found[name]
         if not one["report"]["null_panel"]["clean"]:
             wrong.append(f"{name}: the null panel is not clean")
-        if one["predict_500_symbols_s"] > PREDICTION_S:
-            wrong.append(f"{name}: a session of 500 symbols took over {PREDICTION_S:g} s")
     one = found["packaged"]
     if one["wall_s"] > TRAINING_S or one["peak_rss_mb"] > TRAINING_MB:
         wrong.append(f"training took {one['wall_s']:.0f} s and {one['peak_rss_mb']:.0f} MB")
@@ -253,7 +214,6 @@ def show(found: dict[str, Any]) -> None:
             ],
         )
         figures.say(gate.in_words(one["gate"]))
-        figures.say(f"500 symbols predicted in {one['predict_500_symbols_s']:.2f} s")
         for name in ("portfolio", "deflated_sharpe", "backtest_overfitting", "null_panel"):
             figures.say(f"{name}: {report[name]}")
     figures.say(f"fold_cost: {found['fold_cost']}")
