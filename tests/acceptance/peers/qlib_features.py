@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,6 @@ def main() -> None:
     import qlib
     from qlib.config import C
     from qlib.contrib.data.loader import Alpha158DL
-    from qlib.data import D
 
     expressions, names = Alpha158DL.get_feature_config()
     for line in sys.stdin:
@@ -36,28 +36,34 @@ def main() -> None:
             clear_mem_cache=True,
         )
         C["joblib_backend"] = "multiprocessing"
-        began = time.monotonic()
-        frame = D.features(D.instruments("all"), expressions, freq="day")
-        seconds = time.monotonic() - began
-        if asked["save"]:
-            days = D.calendar()
-            symbols = sorted(frame.index.get_level_values("instrument").unique())
-            matrix = np.full((len(expressions), len(symbols), len(days)), np.nan, dtype=np.float32)
-            for row, symbol in enumerate(symbols):
-                own = frame.loc[symbol]
-                matrix[:, row, days.searchsorted(own.index)] = own.to_numpy(np.float32).T
-            np.save(asked["save"], matrix)
+        answer = _computed(expressions, asked["save"])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        answer = {
-            "seconds": seconds,
-            "rows": len(frame),
+        answer |= {
             "names": names,
             "version": qlib.__version__,
             "rss_mb": (peak + children) / 1024,
         }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _computed(expressions: list[str], save: str | None) -> dict[str, Any]:
+    """Time the call, and let its frame go at the end: its memory serves the next call."""
+    from qlib.data import D
+
+    began = time.monotonic()
+    frame = D.features(D.instruments("all"), expressions, freq="day")
+    seconds = time.monotonic() - began
+    if save:
+        days = D.calendar()
+        symbols = sorted(frame.index.get_level_values("instrument").unique())
+        matrix = np.full((len(expressions), len(symbols), len(days)), np.nan, dtype=np.float32)
+        for row, symbol in enumerate(symbols):
+            own = frame.loc[symbol]
+            matrix[:, row, days.searchsorted(own.index)] = own.to_numpy(np.float32).T
+        np.save(save, matrix)
+    return {"seconds": seconds, "rows": len(frame)}
 
 
 if __name__ == "__main__":
