@@ -304,13 +304,17 @@ class ModelSettings(_Section):
     """Training and validation.
 
     ``profile`` is how much is trained: ``quick`` one small model of each kind on five years,
-    ``full`` larger ones of five seeds on everything from ``train_from`` on. ``cost_bps`` is what a
-    traded dollar pays in the portfolios of the report.
+    ``full`` larger ones of five seeds on everything from ``train_from`` on. ``join`` makes one of
+    the models, by a vote weighted by skill or a regression on what they say, and ``calibration``
+    makes its word a probability; both are fitted out of fold. ``cost_bps`` is what a traded dollar
+    pays in the portfolios of the report.
     """
 
     horizon_sessions: int = Field(default=5, ge=1)
     train_from: date = date(2011, 1, 3)
     profile: Literal["quick", "full"] = "quick"
+    join: Literal["vote", "stack"] = "vote"
+    calibration: Literal["platt", "isotonic"] = "platt"
     seed: int = 7
     cost_bps: float = Field(default=5.0, ge=0)
 

@@ -106,17 +106,26 @@ def test_labels_sum_to_zero_over_each_session_and_end_in_time(seed: int, horizon
     assert (got["label_end"] > got["session"]).all()
 
 
-def test_what_is_earned_next_is_the_return_of_the_session_after() -> None:
-    closes = np.array([[100.0, 10.0], [110.0, 10.0], [55.0, np.nan]])
+def test_a_position_is_filled_at_the_close_after_its_decision_and_earns_from_there() -> None:
+    closes = np.array([[100.0, 10.0], [110.0, 11.0], [60.5, np.nan], [60.5, 12.0]])
+    days = [MON, TUE, WED, THU]
     got = forecasting.next_returns(
-        bars_of(closes, sessions=[MON, TUE, WED], symbols=["A", "B"]),
+        bars_of(closes, sessions=days, symbols=["A", "B"]),
         actions_of((WED, "A", 2.0, None)),
-        sessions=[MON, TUE, WED],
+        sessions=days,
         symbols=["A", "B"],
     )
-    assert got["session"].to_list() == [MON, MON, TUE, TUE, WED, WED]
-    # The split leaves A where it was; B has no close on Wednesday.
-    assert got["next_return"].to_list() == [pytest.approx(0.1), 0.0, 0.0, None, None, None]
+    assert got["session"].to_list() == [day for day in days for _ in "AB"]
+    # A, decided on Monday and bought for 110 on Tuesday, is worth 2 * 60.5 on Wednesday.
+    assert got["next_return"].to_list()[::2] == [pytest.approx(0.1), 0.0, None, None]
+    assert got["next_return"].to_list()[1] is None, "B has no close on Wednesday"
+    of_one_session = forecasting.next_returns(
+        bars_of(closes[:1], sessions=days[:1], symbols=["A", "B"]),
+        actions_of(),
+        sessions=days[:1],
+        symbols=["A", "B"],
+    )
+    assert of_one_session["next_return"].to_list() == [None, None]
 
 
 def test_a_market_that_walks_at_random_keeps_its_moves_and_loses_their_direction() -> None:
@@ -281,7 +290,8 @@ def test_the_document_is_plain_json_and_has_the_members_of_its_contract() -> Non
     text = json.dumps(document, allow_nan=False)
     assert json.loads(text) == document
     assert list(document) == [field.name for field in contract("core_models__model").fields]
-    assert document["trials"] == 2 + len(document["models"])
+    assert document["trials"] == 2 + len(document["report"]["tried"])
+    assert len(document["report"]["tried"]) == len(document["models"])
     assert [text.split(":")[0] for text in document["caveats"]] == ["costs"]
     assert document["features"] == [*NAMES, *CLOSE_ONLY]
 
@@ -370,15 +380,18 @@ def test_what_earlier_trainings_tried_counts_once_and_the_same_again_not_at_all(
     first = _train(inputs, as_of, sessions=days).document
     again = _train(inputs, as_of, sessions=days, earlier=[first, first]).document
     assert again["trials"] == first["trials"]
-    other = json.loads(json.dumps(first))
-    other["models"]["linear"]["parameters"]["penalty_per_row"] = 0.7
-    other["report"]["tuning"] = [
-        {"model": "lightgbm", "parameters": {"num_leaves": leaves}, "brier": 0.25}
-        for leaves in (3, 5, 5)
-    ]
-    later = _train(inputs, as_of, sessions=days, earlier=[first, other, other]).document
-    assert later["trials"] == first["trials"] + 3
-    assert later["report"]["deflated_sharpe"]["trials"] == later["trials"]
+    stiffer = replace(SMALL, models={**SMALL.models, "linear": {"penalty_per_row": 0.7}})
+    other = _train(inputs, as_of, sessions=days, profile=stiffer, earlier=[first]).document
+    assert other["trials"] == first["trials"] + 2, "one member and the vote are others"
+    luckier = _train(inputs, as_of, sessions=days, seed=8, earlier=[other]).document
+    assert luckier["trials"] == other["trials"] + len(first["models"]), "so is another seed"
+    back = _train(inputs, as_of, sessions=days, earlier=[luckier]).document
+    assert back["trials"] == luckier["trials"], "what was tried stays tried"
+    older = {**first, "report": {**first["report"]}}
+    del older["report"]["tried"]
+    after = _train(inputs, as_of, sessions=days, earlier=[older]).document
+    assert after["trials"] == first["trials"] + first["trials"]
+    assert after["report"]["deflated_sharpe"]["trials"] == after["trials"]
 
 
 def test_rows_with_too_many_missing_features_do_not_train() -> None:
@@ -573,16 +586,18 @@ def _today() -> tuple[date, pl.DataFrame, pl.DataFrame]:
 
 
 def _predict(
-    document: dict[str, Any] | None = None, features: pl.DataFrame | None = None
+    document: dict[str, Any] | None = None,
+    features: pl.DataFrame | None = None,
+    factors: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
-    training, (session, own, factors) = _trained(1.0), _today()
+    training, (session, own, of_session) = _trained(1.0), _today()
     return forecasting.predict(
         document or training.document,
         forecasting.Predictor.of(training.files),
         session=session,
         model_sha256="ab",
         features=own if features is None else features,
-        factors=factors,
+        factors=of_session if factors is None else factors,
     )
 
 
@@ -632,12 +647,24 @@ def test_a_member_without_enough_features_is_named_and_not_scored() -> None:
     assert signals.height == 19
 
 
+def test_a_member_without_factors_is_named_and_not_scored() -> None:
+    _, _, factors = _today()
+    signals, skipped = _predict(factors=factors.filter(pl.col("symbol") != "S04"))
+    assert skipped == [{"symbol": "S04", "reason": "it has no factors"}]
+    assert "S04" not in signals["symbol"].to_list()
+    with pytest.raises(ContractViolation, match=r"S19.*no factors"):
+        _predict(factors=factors.head(0))
+
+
 def test_a_signal_is_simulated_when_its_row_or_its_training_was() -> None:
     document = _document(1.0)
-    _, features, _ = _today()
+    _, features, factors = _today()
     one = features.with_columns(simulated=pl.col("symbol") == "S03")
     signals, _ = _predict(features=one)
     assert signals.filter(pl.col("simulated"))["symbol"].to_list() == ["S03"]
+    other = factors.with_columns(closes_simulated=pl.col("symbol") == "S05")
+    signals, _ = _predict(features=one, factors=other)
+    assert sorted(signals.filter(pl.col("simulated"))["symbol"]) == ["S03", "S05"]
     trained_so = {**document, "fit_window": {**document["fit_window"], "simulated": True}}
     signals, _ = _predict(trained_so, one)
     assert signals["simulated"].all()
@@ -675,9 +702,16 @@ def test_the_accuracy_table_has_chance_beside_every_model() -> None:
         "ic",
         "mcc",
         "rank_ic",
+        "side_hit_rate",
     }
     assert set(rows.select("model_name", "measure").iter_rows()) == {
         ("base_rate", "accuracy"),
         *((name, measure) for name in document["models"] for measure in measures),
     }
     assert set(rows.filter(pl.col("champion"))["model_name"]) == {"ensemble"}
+    judged = document["report"]["models"]["linear"]
+    of = {row["measure"]: row for row in rows.filter(model_name="linear").to_dicts()}
+    # One forecast behind all of them: with these counts, each follows from the others.
+    assert of["accuracy"]["value"] == judged["accuracy"]["value"]
+    assert of["accuracy"]["n"] == of["mcc"]["n"] == judged["n"]
+    assert of["ic"]["n"] == of["rank_ic"]["n"] == judged["sessions"] < judged["n"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from marketlake.domain.forecasting.classifiers import CLASSIFIERS
+from marketlake.domain.forecasting.classifiers import CLASSIFIERS, classifier
 from marketlake.domain.forecasting.validation import lock_final
 from marketlake.errors import LookaheadError
 
@@ -138,15 +138,26 @@ def test_the_samples_are_the_papers(shared_data: Path) -> None:
 def test_a_configuration_with_another_hash_is_refused() -> None:
     configuration = stocknet.read_configuration()
     assert configuration is not None, "the chosen configuration is committed"
-    stocknet.require_hash(configuration, configuration["sha256"])
+    stocknet.require_hash(configuration)
     changed = json.loads(json.dumps(configuration))
     changed["models"]["price_text"]["lightgbm"]["parameters"]["num_leaves"] += 1
+    # Its own word for its hash counts for nothing.
+    changed["sha256"] = stocknet.sha256(changed)
     with pytest.raises(LookaheadError, match="judge another configuration on later data"):
-        stocknet.require_hash(changed, configuration["sha256"])
+        stocknet.require_hash(changed)
     with pytest.raises(LookaheadError, match="StockNet's test period"):
-        stocknet.run_test(
-            build(made_bars(), made_tweets()), changed, configuration["sha256"], memory={}
-        )
+        stocknet.run_test(build(made_bars(), made_tweets()), changed, memory={})
+
+
+def test_the_hash_of_the_parameters_knows_those_that_are_left_at_their_defaults() -> None:
+    configuration = stocknet.read_configuration()
+    assert configuration is not None
+    own = configuration["models"]["price"]["xgboost"]["parameters"]
+    assert "min_child_weight" not in own
+    own["min_child_weight"] = classifier("xgboost").parameters["min_child_weight"]
+    assert stocknet.parameters_sha256(configuration) == stocknet.COMMITTED_PARAMETERS
+    own["min_child_weight"] += 1
+    assert stocknet.parameters_sha256(configuration) != stocknet.COMMITTED_PARAMETERS
 
 
 def test_a_changed_configuration_file_is_refused(tmp_path: Path) -> None:
@@ -162,7 +173,7 @@ def test_the_committed_figures_are_those_of_the_committed_configuration() -> Non
     configuration = stocknet.read_configuration()
     assert configuration is not None
     found = json.loads((figures.FOLDER / "stocknet.json").read_text())
-    assert found["configuration_sha256"] == configuration["sha256"]
+    assert found["configuration_sha256"] == configuration["sha256"] == stocknet.COMMITTED
     assert found["trials"] == configuration["trials"]
     assert found["samples"]["test"] == PAPER_COUNTS["test"]
     for name in stocknet.INPUTS:

@@ -94,6 +94,11 @@ def test_another_champion_makes_the_signals_stale_and_nothing_before_them(own: S
     newer = lake.manifest(CORE_MODELS_MODEL, Partition.of_session(date(2022, 12, 12)))
     earlier = lake.ref(CORE_MODELS_MODEL, Partition.of_session(date(2022, 11, 30)))
     assert earlier in newer.parents
+    # Trained again it also reads what it tried itself, and so counts and writes the same.
+    daily_line.train(own, date(2022, 12, 12), run_id="the-same-training")
+    again = lake.manifest(CORE_MODELS_MODEL, Partition.of_session(date(2022, 12, 12)))
+    assert again.sha256 == newer.sha256
+    assert again.parents == newer.parents
     stale = stale_artifacts(lake, [FIRST])
     assert CORE_SIGNALS_SIGNAL.name in {item.contract for item in stale}
     assert CORE_FEATURES_DAILY.name not in {item.contract for item in stale}

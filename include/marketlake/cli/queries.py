@@ -142,15 +142,19 @@ def signals(session: Session = None, as_json: Json = False) -> None:
     from marketlake.readmodels import signals as queries
     from marketlake.readmodels.signals import SignalId
 
-    rows = queries.signals(_lake(load_settings()), _day(session))
+    lake = _lake(load_settings())
+    rows = queries.signals(lake, _day(session))
     if as_json:
         typer.echo(_json(rows))
         return
     console().print(_signal_table(rows, title=f"signals of {rows[0]['session']}"))
     typer.echo(
         "hit rate: out-of-fold share of scores this strong with the right sign, 95 % interval; "
-        "before costs"
+        "before costs; P(right): a second model's word on the side"
     )
+    if (model := queries.model(lake, rows[0]["session"])) is not None:
+        proven = "proven" if model["passed_gate"] else "not proven"
+        typer.echo(f"{model['name']} of {model['as_of']}, {proven}: {model['reason']}")
     first = SignalId(rows[0]["session"], rows[0]["symbol"])
     typer.echo(f"one of them: `marketlake why {first}`, `marketlake trace {first}`")
 
@@ -414,7 +418,7 @@ def _cell(column: str, value: object) -> str:
 
 
 def signal_cells(row: Mapping[str, Any]) -> list[str]:
-    """Return what a person reads of one signal: rank, symbol, side, score, hit rate, n, base."""
+    """Return what a person reads of one signal, from its rank to whether it is simulated."""
     return [
         str(row["rank"]),
         row["symbol"],
@@ -423,6 +427,7 @@ def signal_cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['confidence']:.1%} [{row['confidence_low']:.1%}, {row['confidence_high']:.1%}]",
         f"{row['confidence_n']:,}",
         f"{row['base_rate']:.1%}",
+        f"{row['probability_right']:.1%}",
         "simulated" if row["simulated"] else "",
     ]
 
@@ -431,7 +436,7 @@ def _signal_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in ("#", "symbol", "side", "score", "hit rate", "n", "base rate", ""):
+    for name in ("#", "symbol", "side", "score", "hit rate", "n", "base rate", "P(right)", ""):
         table.add_column(name, justify="left" if name in {"symbol", "side", ""} else "right")
     for row in rows:
         table.add_row(*signal_cells(row))

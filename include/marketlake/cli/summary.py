@@ -106,7 +106,9 @@ def _artifacts(artifacts: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _signals(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _grid(">#", "symbol", "side", ">score", ">hit rate, 95 %", ">n", ">base rate", " ")
+    table = _grid(
+        ">#", "symbol", "side", ">score", ">hit rate, 95 %", ">n", ">base rate", ">P(right)", " "
+    )
     for row in rows:
         table.add_row(*signal_cells(row))
     return table

@@ -96,6 +96,7 @@ def predict(ctx: RunContext, session: date) -> list[ArtifactRef]:
             "effective_from": promotion["effective_from"].isoformat(),
             "sha256": promotion["model_sha256"],
             "passed_gate": promotion["passed_gate"],
+            "reason": promotion["reason"],
         },
         "validation": document["validation"],
         "signals": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -40,7 +41,11 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
     ctx.calendar.require_session(as_of)
     settings, market = ctx.settings.models, ctx.settings.market
     every = ctx.calendar.sessions(market.first_session, as_of)
-    chosen = forecasting.PROFILES[profile or settings.profile]
+    chosen = replace(
+        forecasting.PROFILES[profile or settings.profile],
+        join=settings.join,
+        calibration=settings.calibration,
+    )
     used = [session for session in every if session >= settings.train_from]
     if not used:
         raise ConfigError(
@@ -76,11 +81,13 @@ def train(ctx: RunContext, as_of: date, *, profile: str | None = None) -> list[A
         caveats=universe.caveats(market),
         progress=lambda text: logger.info("training as of %s: %s", as_of, text),
     )
-    parents = [*bar_refs, *feature_refs, *member_refs, *earlier]
+    # What this replaces is no parent: it would be older than itself.
+    before = [ref for ref in earlier if ref.partition != Partition.of_session(as_of).key]
+    parents = [*bar_refs, *feature_refs, *member_refs, *before]
     refs = _publish(ctx, as_of, training.document, training.files, parents=parents)
     ctx.record_calculation(
         "training",
-        inputs=parents,
+        inputs=[*bar_refs, *feature_refs, *member_refs, *earlier],
         outputs=refs,
         seed=settings.seed,
         **settings.model_dump(mode="json", exclude={"seed", "profile"}),
@@ -128,11 +135,14 @@ def promote(ctx: RunContext, as_of: date, *, trained: Sequence[ArtifactRef]) -> 
 
 
 def _earlier(ctx: RunContext, as_of: date) -> list[ArtifactRef]:
-    """Return the documents of the trainings as of earlier sessions."""
+    """Return the documents of the trainings as of sessions up to this one.
+
+    Those as of later sessions are left out: a training must not depend on what came after it.
+    """
     return [
         manifest.ref(ctx.lake.bucket)
         for manifest in ctx.lake.manifests(CORE_MODELS_MODEL)
-        if max(manifest.sessions) < as_of.isoformat()
+        if max(manifest.sessions) <= as_of.isoformat()
     ]
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Self
 
-from marketlake.contracts.catalog import CORE_SIGNALS_SIGNAL
+from marketlake.contracts.catalog import CORE_SIGNALS_SIGNAL, OUT_ML_MODELS_DAILY_PREDICTIONS
 from marketlake.errors import ConfigError, MissingPartition, NotFound
 from marketlake.storage.lake import Lake
+from marketlake.types import Partition
 
 _SIGNAL_ID = re.compile(r"(\d{4}-\d{2}-\d{2})/([^/\s]+)")
 
@@ -61,6 +62,18 @@ def signals(lake: Lake, session: date | None = None) -> list[dict[str, Any]]:
     table = lake.read(CORE_SIGNALS_SIGNAL, [chosen], as_of=chosen)
     rows: list[dict[str, Any]] = table.sort_by("rank").to_pylist()
     return rows
+
+
+def model(lake: Lake, session: date) -> dict[str, Any] | None:
+    """Return what ``out_ml_models__daily_predictions`` says of the model behind the signals.
+
+    None as long as that is not published; it follows the signals.
+    """
+    partition = Partition.of_session(session)
+    if partition not in lake.partitions(OUT_ML_MODELS_DAILY_PREDICTIONS):
+        return None
+    document = lake.read_ref(lake.ref(OUT_ML_MODELS_DAILY_PREDICTIONS, partition))
+    return dict(document["model"])
 
 
 def signal(lake: Lake, wanted: SignalId) -> dict[str, Any]:

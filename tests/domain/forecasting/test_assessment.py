@@ -94,6 +94,7 @@ def test_skill_that_is_there_is_found_by_every_model_and_the_ensemble_and_pays()
     assert report["portfolio"]["long_short"]["1"]["sharpe"]["low"] > 0
     assert report["deflated_sharpe"]["value"] > 0.95
     assert report["trials"] == 14
+    assert len(report["tried"]) == len(report["models"])
 
 
 def test_skill_that_is_not_there_is_not_found_and_the_report_is_not_fooled() -> None:
@@ -171,6 +172,33 @@ def test_training_again_gives_the_same_report() -> None:
     )
     assert json.dumps(again.report) == json.dumps(one.report)
     assert again.ensemble.value.files() == one.ensemble.value.files()
+
+
+@pytest.mark.parametrize("calibration", ["platt", "isotonic"])
+def test_a_stack_in_place_of_the_vote_is_fitted_judged_kept_and_predicts(calibration: str) -> None:
+    profile = replace(SMALL, join="stack", calibration=calibration)
+    one = train_ensemble(
+        panel(1.0),
+        profile=profile,
+        horizon=HORIZON,
+        embargo=HORIZON,
+        next_returns=frames(1.0)[2],
+        cost_bps=5.0,
+        earlier_trials=10,
+    )
+    vote = trained(1.0).report
+    assert one.report["join"] == "stack"
+    assert sum(one.report["weights"].values()) == pytest.approx(1.0)
+    assert one.report["weights"] != vote["weights"]
+    assert one.report["models"]["linear"] == vote["models"]["linear"]
+    assert one.report["models"]["ensemble"]["rank_ic"]["low"] > 0.3
+    assert one.report["models"]["ensemble"]["calibration_error"] < 0.05
+    assert not set(one.report["tried"]) <= set(vote["tried"]), "another ensemble is another trial"
+    predictor = Predictor.of_training(one, names=tuple(NAMES), profile=profile)
+    later = frames(1.0, seed=9)[0].with_columns(pl.col("session").dt.offset_by("1y"))
+    session = later["session"].max()
+    again = Predictor.of(predictor.files())
+    assert again.forecast(later, session=session).equals(predictor.forecast(later, session=session))
 
 
 def test_a_predictor_read_from_its_files_forecasts_the_same_bytes_and_nothing_earlier() -> None:
@@ -265,6 +293,9 @@ def test_a_predictor_with_an_exchanged_file_is_refused() -> None:
     for change in ({"linear_0.json": files["linear_0.json"] + b" "}, {"validator.npz": b""}):
         with pytest.raises(BadPayload, match="with SHA-256"):
             Predictor.of(files | change)
+    for change in ({}, {"sha256.json": b"{"}, {"sha256.json": b"[]"}):
+        with pytest.raises(BadPayload, match=r"sha256\.json"):
+            Predictor.of(change)
 
 
 @pytest.mark.parametrize("name", ["random_forest_0.npz", "validator.npz"])

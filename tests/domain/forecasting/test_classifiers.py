@@ -188,6 +188,28 @@ def test_a_column_that_begins_after_the_first_fold_is_used_from_then_on() -> Non
     assert min(used[1:]) > 0
 
 
+def test_what_a_column_lacks_later_changes_no_earlier_fold() -> None:
+    samples, y = made()
+    item = small("lightgbm")
+    days = weekdays(date(2020, 1, 1), 5)
+    trains = [np.arange(500), np.arange(1000), np.arange(1500)]
+    windows = [FitWindow.of(days[:1], days[number : number + 1]) for number in (1, 2, 3)]
+
+    def folds(X: np.ndarray) -> list[bytes]:
+        shown = Samples(X, samples.sequence)
+        found = lightgbm_by_fold(item, shown, y, trains=trains, windows=windows, seed=1)
+        return [one.value.dump() for one in found]
+
+    before = folds(samples.flat)
+    gap, begins = samples.flat.copy(), samples.flat.copy()
+    gap[1400, 3] = np.nan
+    assert folds(gap)[:2] == before[:2]
+    begins[:1000, 5] = 1.0
+    same = folds(begins)[:2]
+    begins[1000:, 5] = np.nan
+    assert folds(begins)[:2] == same
+
+
 def test_bin_edges_from_a_later_window_are_refused() -> None:
     samples, y = made()
     days = weekdays(date(2020, 1, 1), 4)

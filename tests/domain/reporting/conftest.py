@@ -58,6 +58,7 @@ def _signals() -> list[dict[str, Any]]:
                 "confidence_low": hit - 0.011,
                 "confidence_high": hit + 0.011,
                 "confidence_n": 8123 + index,
+                "probability_right": 0.5 + 0.001 * index,
                 "base_rate": 0.5042,
                 "horizon_sessions": 5,
                 "simulated": symbol == "RRC",
@@ -126,6 +127,8 @@ def document() -> dict[str, Any]:
                 "effective_from": "2022-12-01",
                 "sha256": "c0ffee" * 10 + "abcd",
                 "passed_gate": False,
+                "reason": "1 of 6 checks of the gate failed: deflated Sharpe ratio 0.36, "
+                "must be above 0.95",
             },
             "validation": {
                 "accuracy": {

@@ -83,6 +83,16 @@ def _report() -> dict[str, Any]:
         "seeds": [7, 8],
         "trials": 5,
         "models": {"xgboost": _figures(-0.004), "linear": _figures(0.002), "ensemble": _figures()},
+        "join": "vote",
+        "final_window": {
+            "first_session": "2020-01-02",
+            "last_session": "2022-11-22",
+            "models": {
+                "xgboost": _figures(-0.004),
+                "linear": _figures(0.002),
+                "ensemble": _figures(),
+            },
+        },
         "weights": {"xgboost": 0.625, "linear": 0.375},
         "conformal": {"alpha": 0.2, "coverage": 0.817},
         "portfolio": {

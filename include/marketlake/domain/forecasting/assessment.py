@@ -7,11 +7,13 @@ does not belong: reading or writing, and which session's features these are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -28,11 +30,13 @@ from marketlake.domain.forecasting.ensemble import (
     Calibration,
     Conformal,
     Ensemble,
+    Stack,
     Validator,
     Vote,
     centred,
     fit_calibration,
     fit_conformal,
+    fit_stack,
     fit_validator,
     fit_vote,
     is_right,
@@ -54,7 +58,8 @@ class Profile:
     """How much is trained: models with their parameters, seeds, folds, lags of the LSTM.
 
     ``history_sessions`` is how many sessions are trained on, None all there are. ``tuned`` has the
-    number of configurations that are tried of a model; the others keep theirs.
+    number of configurations that are tried of a model; the others keep theirs. ``join`` and
+    ``calibration`` are how the models become one, and its word a probability.
     """
 
     name: str
@@ -65,6 +70,8 @@ class Profile:
     channels: tuple[str, ...] = ()
     history_sessions: int | None = None
     tuned: Mapping[str, int] = field(default_factory=dict)
+    join: Literal["vote", "stack"] = "vote"
+    calibration: Literal["platt", "isotonic"] = "platt"
 
 
 QUICK = Profile(
@@ -108,6 +115,29 @@ FULL = Profile(
 PROFILES: Mapping[str, Profile] = MappingProxyType({one.name: one for one in (QUICK, FULL)})
 
 
+def configuration_id(
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    profile: Profile,
+    features: Sequence[str],
+    horizon: int,
+) -> str:
+    """Return what tells one trial from another: a model, its parameters, seeds, inputs, question.
+
+    ``parameters`` are all it has. Two trainings that differ in their rows alone try the same thing.
+    """
+    tried = [
+        name,
+        dict(parameters),
+        list(profile.seeds),
+        [profile.folds, profile.lags, profile.history_sessions, list(profile.channels)],
+        list(features),
+        horizon,
+    ]
+    return hashlib.sha256(json.dumps(tried, sort_keys=True).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Panel:
     """Rows of features with their labels, in order of session and symbol, and what models see."""
@@ -132,7 +162,7 @@ class Panel:
 class Joint:
     """Everything that joins members, fitted on out-of-fold probabilities."""
 
-    vote: Vote
+    vote: Vote | Stack
     calibration: Calibration
     conformal: Conformal
 
@@ -271,11 +301,12 @@ def _members_by_fold(
     return [{name: fold[name] for name in profile.models} for fold in folds]
 
 
-def fit_joint(names: Sequence[str], probabilities: Floats, y: Labels) -> Joint:
-    """Fit weights, then calibration and conformal thresholds of what the vote says."""
-    vote = fit_vote(names, probabilities, y)
+def fit_joint(names: Sequence[str], probabilities: Floats, y: Labels, *, profile: Profile) -> Joint:
+    """Fit the vote or the stack, then calibration and conformal thresholds of what it says."""
+    fit = fit_stack if profile.join == "stack" else fit_vote
+    vote = fit(names, probabilities, y)
     voted = vote.join(probabilities)
-    calibration = fit_calibration(voted, y, method="platt")
+    calibration = fit_calibration(voted, y, method=profile.calibration)
     return Joint(vote, calibration, fit_conformal(calibration.apply(voted), y, alpha=0.2))
 
 
@@ -300,7 +331,7 @@ def joined_by_time(
         known = panel.spans.end[earlier] <= first
         taught, learned = earlier[known], np.concatenate(probabilities[:number])[known]
         joint = Fitted(
-            fit_joint(names, learned, y[taught]),
+            fit_joint(names, learned, y[taught], profile=profile),
             panel.spans.window(taught),
         ).at(panel.spans.sessions[first])
         voted = joint.vote.join(probabilities[number])
@@ -369,6 +400,7 @@ def train_ensemble(
     next_returns: pl.DataFrame,
     cost_bps: float,
     earlier_trials: int,
+    tried_before: Collection[str] = (),
     regimes: pl.DataFrame | None = None,
     recompute: Callable[[np.random.Generator], Panel] | None = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -382,11 +414,13 @@ def train_ensemble(
     horizon, embargo
         Sessions a label spans; sessions kept clear between training labels and tests.
     next_returns
-        ``session``, ``symbol``, ``next_return``: what is earned on the session after.
+        ``session``, ``symbol``, ``next_return``: what a position decided then earns first.
     cost_bps
         What a traded dollar pays, for the portfolios.
     earlier_trials
-        Configurations tried before; these models count on top.
+        How much was tried before anything was kept of it.
+    tried_before
+        The :func:`configuration_id` of what was tried since; these models count on top, each once.
     regimes
         ``session``, ``regime`` of each session from its past; figures are then by regime too.
     recompute
@@ -398,16 +432,18 @@ def train_ensemble(
     names = list(profile.models)
     splits = walk_forward_splits(panel.spans, folds=profile.folds, embargo=embargo)
     progress(f"{len(names)} models, {len(splits)} folds, {len(panel.rows)} rows")
-    profile, tried = _tuned(panel, splits[0].train, profile=profile, embargo=embargo)
-    earlier_trials += len(tried)
-    if tried:
-        progress(f"tuned, {len(tried)} trials")
+    given = profile
+    profile, tuning = _tuned(panel, splits[0].train, profile=profile, embargo=embargo)
+    if tuning:
+        progress(f"tuned, {len(tuning)} trials")
+    tried = sorted(_own_trials(panel, given, profile, tuning, horizon=horizon).union(tried_before))
+    trials = earlier_trials + len(tried)
     probabilities = out_of_fold(panel, splits, profile=profile)
     progress("out of fold done")
     joined = joined_by_time(panel, splits, probabilities, profile=profile)
     seen = np.concatenate([split.test for split in splits])
     every = np.concatenate(probabilities)
-    joint = fit_joint(names, every, panel.y[seen])
+    joint = fit_joint(names, every, panel.y[seen], profile=profile)
     rows = np.arange(len(panel.rows))
     members = train_members(panel, rows, profile=profile)
     progress("final fit done")
@@ -426,19 +462,19 @@ def train_ensemble(
             f"{embargo} sessions; weights and calibration of each fold from earlier folds"
         ),
         "seeds": list(profile.seeds),
-        "trials": earlier_trials + len(names) + 1,
-        "tuning": tried,
-        "models": _model_figures(
-            panel, names, splits, probabilities, joined, regimes, horizon, seed
-        ),
-        "weights": dict(zip(names, joint.vote.weights.tolist(), strict=True)),
+        "trials": trials,
+        "tried": tried,
+        "tuning": tuning,
+        **_figures(panel, names, splits, probabilities, joined, regimes, horizon, seed),
+        "join": profile.join,
+        "weights": dict(zip(names, joint.vote.shares.tolist(), strict=True)),
         "conformal": {
             "alpha": joint.conformal.alpha,
             "coverage": float(joined["covered"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         },
         "validator": _validator_figures(panel, joined, horizon, seed),
         **_earnings(
-            panel, names, seen, every, joined, next_returns, horizon, cost_bps, earlier_trials, seed
+            panel, names, seen, every, joined, next_returns, horizon, cost_bps, trials, seed
         ),
         "drift": _drift(panel, splits[-1]),
         "importance": _importance(panel, splits[-1], profile, seed),
@@ -479,6 +515,33 @@ def _tuned(
     return replace(profile, models=models), tried
 
 
+def _own_trials(
+    panel: Panel,
+    given: Profile,
+    chosen: Profile,
+    tuning: Sequence[Mapping[str, Any]],
+    *,
+    horizon: int,
+) -> set[str]:
+    """Return the ids of what one training tries: each model, each trial of tuning, the ensemble."""
+
+    def identified(name: str, parameters: Mapping[str, Any]) -> str:
+        return configuration_id(
+            name, parameters, profile=chosen, features=panel.names, horizon=horizon
+        )
+
+    def of_model(name: str, changes: Mapping[str, Any]) -> str:
+        return identified(name, classifier(name).with_parameters(**changes).parameters)
+
+    members = {of_model(*item) for item in chosen.models.items()}
+    searched = {
+        of_model(one["model"], {**given.models[one["model"]], **one["parameters"]})
+        for one in tuning
+    }
+    how = {"members": sorted(members), "join": chosen.join, "calibration": chosen.calibration}
+    return members | searched | {identified("ensemble", how)}
+
+
 def _out_of_fold_scores(
     panel: Panel, names: Sequence[str], probabilities: Sequence[Floats], joined: pl.DataFrame
 ) -> pl.DataFrame:
@@ -498,7 +561,7 @@ def _out_of_fold_scores(
     )
 
 
-def _model_figures(
+def _figures(
     panel: Panel,
     names: Sequence[str],
     splits: Sequence[Split],
@@ -508,7 +571,11 @@ def _model_figures(
     horizon: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return figures of each model and the ensemble over the same rows: all folds but the first."""
+    """Return figures of each model and the ensemble over the same rows: all folds but the first.
+
+    ``final_window`` has those of the last fold alone: nothing was chosen, weighed or calibrated on
+    it.
+    """
     at = np.concatenate([split.test for split in splits[1:]])
     later = np.concatenate(probabilities[1:])
     columns = {name: later[:, column] for column, name in enumerate(names)}
@@ -519,7 +586,9 @@ def _model_figures(
     if regimes is not None:
         of_session = panel.rows[at].join(regimes, on="session", how="left", maintain_order="left")
         groups["by_regime"] = of_session["regime"].fill_null("unknown").to_numpy().astype(str)
+    last = np.isin(at, splits[-1].test)
     found: dict[str, Any] = {}
+    final: dict[str, Any] = {}
     for name, p in columns.items():
 
         def of_rows(chosen: np.ndarray[Any, np.dtype[np.bool_]], p: Floats = p) -> dict[str, Any]:
@@ -535,7 +604,24 @@ def _model_figures(
             **skill.score_figures(_scored(panel, at, ranked[name]), horizon=horizon, seed=seed),
             **{by: skill.by_group(group, of_rows) for by, group in groups.items()},
         }
-    return found
+        own = {
+            **skill.direction_figures(sessions[last], p[last], y[last], horizon=horizon, seed=seed),
+            **skill.score_figures(
+                _scored(panel, at[last], ranked[name][last]), horizon=horizon, seed=seed
+            ),
+        }
+        final[name] = {
+            figure: own[figure]
+            for figure in ("n", "sessions", "base_rate", "accuracy", "mcc", "rank_ic")
+        }
+    return {
+        "models": found,
+        "final_window": {
+            "first_session": str(sessions[last].min()),
+            "last_session": str(sessions[last].max()),
+            "models": final,
+        },
+    }
 
 
 def _validator_figures(
@@ -575,14 +661,14 @@ def _earnings(
     next_returns: pl.DataFrame,
     horizon: int,
     cost_bps: float,
-    earlier_trials: int,
+    trials: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return the ensemble's portfolios, and how far its Sharpe ratio may be luck.
 
     Sharpe ratios are of a book in proportion to the scores' ranks, dealt anew every session, before
-    costs. What is deflated is the ensemble's, for it is what the gate may promote; the spread of
-    the trials is estimated from the models'.
+    costs. What is deflated is the ensemble's, for it is what the gate may promote. Overfitting is
+    of the choice among the models and their vote: the parameters were tuned on other rows.
     """
     at = joined["at"].to_numpy()
     scores = {name: (seen, every[:, column]) for column, name in enumerate(names)}
@@ -623,12 +709,14 @@ def _earnings(
             "value": deflated_sharpe(
                 float(sharpes[ours]),
                 n=len(series),
-                trials=earlier_trials + len(daily),
-                variance=float(sharpes.var(ddof=1)),
+                trials=trials,
+                # The models and their mean are much alike; what else was tried need not have been.
+                # 1 / n is how far independent ratios of nothing spread.
+                variance=max(float(sharpes.var(ddof=1)), 1.0 / len(series)),
                 skew=float((centred_series**3).mean()),
                 kurtosis=float((centred_series**4).mean()),
             ),
-            "trials": earlier_trials + len(daily),
+            "trials": trials,
         },
         "backtest_overfitting": {
             "pbo": overfitting["pbo"],

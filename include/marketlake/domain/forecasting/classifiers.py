@@ -251,13 +251,13 @@ def lightgbm_by_fold(
     windows: Sequence[FitWindow],
     seed: int,
 ) -> list[Fitted[TrainedClassifier]]:
-    """Fit LightGBM on each of a walk-forward's training windows, binning the rows once.
+    """Fit LightGBM on each of a walk-forward's training windows, binning rows once where it can.
 
-    Bin edges come from one early window alone, so none is from after any later fold's training; the
-    folds' models differ from :meth:`Classifier.train` by these edges only, that fold's by nothing.
-    It is the first in which every column already has what it has in the last: values to split at,
-    and missing ones. LightGBM would leave out a column that is constant where it is binned, and
-    read one that is missing for the first time as 0. Folds before it are fitted alone.
+    A fold takes the bin edges of an earlier one whose columns have what its own have: values to
+    split at, and missing ones. Where they differ it begins anew with its own edges, for LightGBM
+    would leave out a column that was constant where it was binned, and read one that is missing for
+    the first time as 0. So no fold's model depends on rows after its training; it differs from that
+    of :meth:`Classifier.train` by its edges only, and by nothing where it has its own.
     ``trains`` ascend: each window holds those before it.
 
     Raises
@@ -276,39 +276,39 @@ def lightgbm_by_fold(
             todo="put the earliest training window first, or fit the folds one by one",
         )
     settings = _lightgbm_settings(item.parameters, seed)
-    begin = _first_like_the_last(samples.flat, trains)
-    found = [
-        item.train(samples.rows(at), y[at], seed=seed, window=window)
-        for at, window in zip(trains[:begin], windows[:begin], strict=True)
-    ]
-    edges = lightgbm.Dataset(
-        samples.flat[trains[begin]], label=y[trains[begin]], params=settings
-    ).construct()
-    used = np.unique(np.concatenate(trains))
-    whole = lightgbm.Dataset(
-        samples.flat[used], label=y[used], params=settings, reference=edges
-    ).construct()
-    for at, window in zip(trains[begin:], windows[begin:], strict=True):
-        booster = lightgbm.train(
-            settings,
-            whole.subset(np.searchsorted(used, np.sort(at))),
-            num_boost_round=item.parameters["rounds"],
-        )
-        model = lightgbm.Booster(model_str=booster.model_to_string())
-        found.append(Fitted(TrainedClassifier(item, model), window))
+    found = []
+    for run in _runs_of_a_kind(samples.flat, trains):
+        first = trains[run[0]]
+        edges = lightgbm.Dataset(samples.flat[first], label=y[first], params=settings).construct()
+        used = np.unique(np.concatenate([trains[number] for number in run]))
+        whole = lightgbm.Dataset(
+            samples.flat[used], label=y[used], params=settings, reference=edges
+        ).construct()
+        for number in run:
+            booster = lightgbm.train(
+                settings,
+                whole.subset(np.searchsorted(used, np.sort(trains[number]))),
+                num_boost_round=item.parameters["rounds"],
+            )
+            model = lightgbm.Booster(model_str=booster.model_to_string())
+            found.append(Fitted(TrainedClassifier(item, model), windows[number]))
     return found
 
 
-def _first_like_the_last(X: Floats, trains: Sequence[Positions]) -> int:
-    """Return the first window whose columns vary and are missing as those of the last are."""
-
-    def kinds(at: Positions) -> npt.NDArray[np.bool_]:
+def _runs_of_a_kind(X: Floats, trains: Sequence[Positions]) -> list[list[int]]:
+    """Return runs of neighbouring windows whose columns vary, and are missing, in the same way."""
+    runs: list[list[int]] = []
+    kinds: npt.NDArray[np.bool_] | None = None
+    for number, at in enumerate(trains):
         rows = X[at]
         varies = np.fmin.reduce(rows, axis=0) < np.fmax.reduce(rows, axis=0)
-        return np.stack([varies, np.isnan(rows).any(axis=0)])
-
-    last = kinds(trains[-1])
-    return next(number for number, at in enumerate(trains) if np.array_equal(kinds(at), last))
+        own = np.stack([varies, np.isnan(rows).any(axis=0)])
+        if kinds is not None and np.array_equal(own, kinds):
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+        kinds = own
+    return runs
 
 
 def _probability_lightgbm(model: Any, samples: Samples) -> Floats:

@@ -44,6 +44,11 @@ class Vote:
     names: tuple[str, ...]
     weights: Floats
 
+    @property
+    def shares(self) -> Floats:
+        """How much each model counts; they sum to 1."""
+        return self.weights
+
     def join(self, probabilities: Floats) -> Floats:
         """Return the weighted mean of [n_rows, n_models]."""
         return np.asarray(np.einsum("nm,m->n", probabilities, self.weights), dtype=np.float64)
@@ -68,6 +73,13 @@ class Stack:
     names: tuple[str, ...]
     coefficients: Floats
     intercept: float
+
+    @property
+    def shares(self) -> Floats:
+        """How much each model counts, by the size of its coefficient; they sum to 1."""
+        sizes = np.abs(self.coefficients)
+        total = sizes.sum()
+        return sizes / total if total > 0 else np.full(len(sizes), 1.0 / len(sizes))
 
     def join(self, probabilities: Floats) -> Floats:
         """Return P(up) of [n_rows, n_models]."""

@@ -1,4 +1,4 @@
-"""What is forecast, a member's return above the universe's mean, and what is earned next."""
+"""What is forecast, a member's return above the universe's mean, and what acting on it earns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import polars as pl
 from numpy.lib.stride_tricks import sliding_window_view
 
 from marketlake.domain import prices
+
+_FILL_TO_EARNED = 2
+"""Sessions from a decision to the close that its first return ends at: one to fill, one to earn."""
 
 
 def labels(
@@ -80,13 +83,17 @@ def next_returns(
     sessions: Sequence[date],
     symbols: Sequence[str],
 ) -> pl.DataFrame:
-    """Return what each symbol earned on the session after, actions removed.
+    """Return what the first session of a position decided at each session earns, actions removed.
+
+    A decision knows its session's close, so that close is past: the position is filled at the next
+    one, and earns from there to the one after.
 
     Columns ``session``, ``symbol``, ``next_return`` (fraction; null where a close is missing, and
-    at the last session), sorted by session and symbol.
+    at the last two sessions), sorted by session and symbol.
     """
     earned = prices.panel(bars, actions, sessions=sessions, symbols=symbols).returns()
-    after = np.vstack([earned[1:], np.full((1, earned.shape[1]), np.nan)])
+    nothing = np.full((min(_FILL_TO_EARNED, len(sessions)), earned.shape[1]), np.nan)
+    after = np.vstack([earned[_FILL_TO_EARNED:], nothing])
     return pl.DataFrame(
         {
             "session": np.repeat(np.array(sessions, dtype="datetime64[D]"), len(symbols)),

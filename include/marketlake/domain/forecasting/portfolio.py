@@ -1,7 +1,8 @@
 """What scores would have earned after costs: long-short and long-only, at 0, 1 and 2 times costs.
 
-A yardstick for models, not a backtest: positions are taken at the close of the scored session and
-earn the next close-to-close return; every traded dollar pays the same.
+A yardstick for models, not a backtest: positions are filled at the close after the scored session,
+since the scores know that session's own, and earn close-to-close returns from there; every traded
+dollar pays the same. What vanishes is held at its last price: a loss on delisting is in no bar.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def portfolio(
     scored
         ``session``, ``symbol``, ``score``.
     next_returns
-        ``session``, ``symbol``, ``next_return``, a fraction: what the symbol earned on the session
-        after, also on sessions that do not score it, on which it may still be held. Null, or no
+        ``session``, ``symbol``, ``next_return``, a fraction: what a position decided then earns
+        first, also on sessions that do not score it, on which it may still be held. Null, or no
         row, means that it had no price: it earns 0.
     cost_bps
         What a traded dollar pays, in basis points; multiplied by 0, 1 and 2.

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -122,7 +123,7 @@ class Predictor:
         BadPayload
             When a file is missing, is not the one that was hashed, or another version wrote it.
         """
-        hashes = json.loads(files[_HASHES])
+        hashes = _document(files, _HASHES)
         for name, expected in hashes.items():
             was = hashlib.sha256(files.get(name, b"")).hexdigest()
             if was != expected:
@@ -132,7 +133,7 @@ class Predictor:
                     where="trained ensemble",
                     todo="take the files whose hashes the ledger has",
                 )
-        about = json.loads(files[_ABOUT])
+        about = _document(files, _ABOUT)
         window = about["fit_window"]
         low, high = about["conformal"]["thresholds"]
         spans = [
@@ -156,3 +157,23 @@ class Predictor:
             tuple(about["channels"]),
             about["lags"],
         )
+
+
+def _document(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(files[name])
+    except (KeyError, ValueError) as error:
+        raise BadPayload(
+            expected=f"{name} among the model's files, a JSON document",
+            was="no such file" if isinstance(error, KeyError) else f"no JSON: {error}",
+            where="trained ensemble",
+            todo="take the files whose hashes the ledger has",
+        ) from error
+    if not isinstance(found, dict):
+        raise BadPayload(
+            expected=f"{name} as a JSON object",
+            was=type(found).__name__,
+            where="trained ensemble",
+            todo="take the files whose hashes the ledger has",
+        )
+    return found

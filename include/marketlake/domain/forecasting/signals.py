@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from marketlake.contracts.factors import CLOSE_ONLY
 from marketlake.domain.forecasting import gate
 from marketlake.domain.forecasting.predictor import Predictor
 from marketlake.domain.forecasting.training import (
     ENSEMBLE,
     MAX_MISSING,
+    NAMES,
     centred_scores,
     enough_features,
     joined,
@@ -136,7 +138,26 @@ def predict(
         {"symbol": symbol, "reason": f"more than {MAX_MISSING:.0%} of its features are missing"}
         for symbol in today.filter(~enough_features())["symbol"].sort()
     ]
-    usable = features.filter(enough_features())
+    of_today = factors.filter(pl.col("session") == session)
+    without = set(today["symbol"]) - set(of_today["symbol"])
+    skipped += [
+        {"symbol": symbol, "reason": "it has no factors"}
+        for symbol in today.filter(enough_features())["symbol"].sort()
+        if symbol in without
+    ]
+    usable = features.filter(enough_features(), ~pl.col("symbol").is_in(list(without)))
+    if usable.filter(pl.col("session") == session).is_empty():
+        raise ContractViolation(
+            expected=f"a symbol with features and factors of {session}",
+            was=f"none: {skipped}",
+            where="predict",
+            todo="see what core_features__daily and core_factors__daily of the session lack",
+        )
+    sees_closes_alone = set(predictor.names) <= {*NAMES, *CLOSE_ONLY}
+    of_factors = pl.col("closes_simulated" if sees_closes_alone else "simulated")
+    is_made = today.select("symbol", "simulated").join(
+        of_today.select("symbol", of_factors.alias("of_factors")), on="symbol"
+    )
     fitted = document["models"][ENSEMBLE]
     base_rate = float(document["validation"]["base_rate"]["value"])
     scored = (
@@ -144,7 +165,11 @@ def predict(
         .with_columns(
             score=centred_scores(pl.col("vote"), scale=fitted["label_scale"], over=["session"])
         )
-        .join(today.select("symbol", "simulated"), on="symbol", maintain_order="left")
+        .join(
+            is_made.select("symbol", pl.col("simulated") | pl.col("of_factors")),
+            on="symbol",
+            maintain_order="left",
+        )
     )
     table = fitted["calibration"]
     edges = np.array([bucket["up_to"] for bucket in table[:-1]])
@@ -196,13 +221,18 @@ def accuracy_rows(document: Document, *, session: date, champion: str) -> pl.Dat
     """Return ``out_ml_models__model_accuracy``: every model's out-of-fold figures, and chance's."""
     validation, report = document["validation"], document["report"]["models"]
     measured = [("base_rate", "accuracy", validation["base_rate"])]
-    for name, figures in validation["metrics"].items():
-        measured += [(name, measure, figures[measure]) for measure in ("accuracy", "rank_ic")]
-        judged = report[name]
+    for name, judged in report.items():
         measured += [
             (name, measure, {**judged[measure], "n": judged["n"]})
-            for measure in ("balanced_accuracy", "brier", "ic", "mcc")
+            for measure in ("accuracy", "balanced_accuracy", "brier", "mcc")
         ]
+        # Each session has one correlation.
+        measured += [
+            (name, measure, {**judged[measure], "n": judged["sessions"]})
+            for measure in ("ic", "rank_ic")
+        ]
+        # Of the score less its session's mean, from which a signal takes its side.
+        measured.append((name, "side_hit_rate", validation["metrics"][name]["accuracy"]))
         error = {"value": judged["calibration_error"], "low": None, "high": None, "n": judged["n"]}
         measured.append((name, "calibration_error", error))
     return pl.DataFrame(

@@ -156,6 +156,8 @@ def block_sessions(series: Floats, *, at_least: int) -> float:
     if len(series) < 10 or np.ptp(series) == 0:
         return float(at_least)
     found = float(optimal_block_length(series)["stationary"].iloc[0])
+    if not np.isfinite(found):  # of a series that hardly varies
+        return float(at_least)
     return float(min(max(found, at_least), max(len(series) / 4, at_least)))
 
 

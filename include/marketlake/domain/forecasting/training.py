@@ -6,7 +6,6 @@ Features, labels and returns come in as frames; nothing later than ``as_of`` may
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -84,8 +83,7 @@ def train(
     inputs
         Features, factors and labels; null or NaN means missing.
     next_returns
-        ``session``, ``symbol``, ``next_return`` (fraction): what a position earns on the session
-        after, for the portfolios.
+        What :func:`marketlake.domain.forecasting.next_returns` returned, for the portfolios.
     as_of, sessions
         The session the training knows; the exchange's sessions up to it, ascending.
     horizon
@@ -100,7 +98,8 @@ def train(
         Gives the inputs of the same market with prices that walk at random, for the null panel;
         None leaves that null out, and then the panel is not clean.
     earlier
-        The documents of trainings before; what they tried counts as trials of this one too.
+        The documents of trainings before, one that this replaces among them; what they tried counts
+        as trials of this one too.
     caveats
         What the document must also say of its data, after what the training itself knows.
     progress
@@ -139,7 +138,8 @@ def train(
         embargo=horizon,
         next_returns=next_returns,
         cost_bps=cost_bps,
-        earlier_trials=EARLIER_TRIALS + len(_tried(earlier) - _own(chosen)),
+        earlier_trials=EARLIER_TRIALS,
+        tried_before={one for document in earlier for one in _tried(document)},
         regimes=regimes,
         recompute=None if walked is None else lambda rng: panel(walked(rng)),
         progress=progress,
@@ -218,28 +218,11 @@ def centred_scores(probability: pl.Expr, *, scale: float, over: Sequence[str]) -
     return score - score.mean().over(over)
 
 
-def _tried(documents: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return every configuration that some trainings tried, each once however often it was."""
-    found = set()
-    for document in documents:
-        members = {name: one for name, one in document["models"].items() if name != ENSEMBLE}
-        found |= {_configuration(name, one["parameters"]) for name, one in members.items()}
-        found |= {
-            _configuration(trial["model"], trial["parameters"])
-            for trial in document.get("report", {}).get("tuning", ())
-        }
-    return found
-
-
-def _own(profile: Profile) -> set[str]:
-    return {
-        _configuration(name, classifier(name).with_parameters(**changes).parameters)
-        for name, changes in profile.models.items()
-    }
-
-
-def _configuration(name: str, parameters: Mapping[str, Any]) -> str:
-    return json.dumps([name, dict(parameters)], sort_keys=True)
+def _tried(document: Mapping[str, Any]) -> set[str]:
+    """Return what a training and those before it tried; of an older one, as many as it counted."""
+    report = document["report"]
+    counted = [f"{document['as_of']} {number}" for number in range(document["trials"])]
+    return set(report.get("tried", counted))
 
 
 def _require_cross_sections(panel: Panel) -> None:
@@ -315,7 +298,7 @@ def _models(panel: Panel, trained: Trained, *, horizon: int) -> dict[str, Any]:
     return {
         **members,
         ENSEMBLE: {
-            "kind": "weighted vote, calibrated",
+            "kind": "stack, calibrated" if profile.join == "stack" else "weighted vote, calibrated",
             "parameters": {"weights": weights, "calibration": ensemble.calibration.state()},
             "seeds": list(profile.seeds),
             "label_scale": _label_scale(panel),

@@ -116,6 +116,8 @@ def _header(session: date, document: Mapping[str, Any]) -> str:
         )
     if integrity["alarms"]:
         chips.append(f'<span class="chip warn">{plural(len(integrity["alarms"]), "alarm")}</span>')
+    if not document["headline"]["model"]["passed_gate"]:
+        chips.append('<span class="chip warn">model not proven</span>')
     if any(row["simulated"] for row in document["signals"]):
         chips.append('<span class="chip warn">simulated inputs</span>')
     if any(text.startswith("survivorship: not controlled") for text in document["caveats"]):
@@ -275,6 +277,7 @@ def _signals(
             ),
             DASH.join(number(100 * row[f"confidence_{end}"], 1) for end in ("low", "high")),
             number(row["confidence_n"], 0),
+            percent(row["probability_right"]),
         )
         for row in _ends(signals)
     ]
@@ -288,6 +291,7 @@ def _signals(
         (f"{percent(low, 0)} {DASH} {percent(high, 0)}", "scale"),
         ("95 %", "n wide"),
         ("n", "n wide"),
+        ("P(right)", "n"),
     )
     sides = [row["side"] for row in signals]
     counts = ", ".join(f"{sides.count(side)} {side}" for side in _SIDE_SIGN)
@@ -303,7 +307,8 @@ def _signals(
     return (
         f'<section><h2>Signals</h2><p class="note">{counts}. Score: predicted return above the '
         "universe's mean. Hit rate: how often out-of-fold scores this strong had the right sign, "
-        f"with its 95 % interval; {_KEY}base rate.{starred}</p>"
+        f"with its 95 % interval; {_KEY}base rate. P(right): a second model's word on the side."
+        f"{starred}</p>"
         f"{table(head, rows, row_headers=1)}{left_out}</section>"
     )
 
@@ -558,11 +563,11 @@ def _inputs(inputs: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> st
         for row in inputs
     ]
     head = (("Artifact", ""), ("Partition", "wide"), ("SHA-256 of its content", ""))
-    gate = "its interval excludes zero" if model["passed_gate"] else "its interval includes zero"
     return (
         '<section><h2>What this page was made from</h2><p class="note">Follow any of them back to '
         "the vendor's bytes with <code>marketlake trace</code>. Model "
         f"<b>{escape(model['name'])}</b>, document {_hash(model['sha256'])}, trained as of "
-        f"{model['as_of']}, champion from {model['effective_from']}; rank IC: {gate}."
+        f"{model['as_of']}, champion from {model['effective_from']}; "
+        f"{'proven' if model['passed_gate'] else 'not proven'}: {escape(model['reason'])}."
         f"</p>{table(head, rows)}</section>"
     )

@@ -95,6 +95,7 @@ def render(document: Mapping[str, Any]) -> bytes:
                 _signals(validation),
                 "</div>",
                 _validator(report["validator"]),
+                _final(report["final_window"]),
                 _groups(ensemble),
                 _portfolios(report["portfolio"]),
                 '<div class="grid2 even">',
@@ -309,7 +310,9 @@ def _luck(report: Mapping[str, Any]) -> str:
         "always does."
     )
     return (
-        '<section><h2>Chosen by luck?</h2><p class="note">Overfitting: how often the best model of '
+        '<section><h2>Chosen by luck?</h2><p class="note">Trials: each configuration once, with '
+        "its seeds and inputs, earlier trainings' among them. Overfitting: how often the best "
+        "model of "
         "one half of the sessions is at or below the median in the other half; "
         f"{percent(_at_or_below_median(sharpe['compared']), 0)} is what choosing among "
         f"{number(sharpe['compared'], 0)} equals gives.</p>"
@@ -466,12 +469,41 @@ def _signals(validation: Mapping[str, Any]) -> str:
     ]
     head = (("Model", ""), ("Hit rate", "n"), ("", ""))
     return (
-        '<section><h2>Hit rate of the signals</h2><p class="note">A signal takes its side from '
-        "the score less its session's mean, so this is not the accuracy above. "
+        '<section><h2>Hit rate of the sides</h2><p class="note">The sign of every score less its '
+        "session's mean, from which a signal takes its side: not the accuracy above, and of all "
+        "scores, those too that are too weak for a signal. "
         f"{_mark('base rate ' + percent(base_rate['value']))} "
         f"({_between(base_rate, 1, scale=100)}), n = {number(base_rate['n'], 0)}; 95 % intervals "
         f"count {number(base_rate['n_independent'], 0)} without overlap.</p>"
         f"{table(head, rows)}</section>"
+    )
+
+
+def _final(window: Mapping[str, Any]) -> str:
+    models = window["models"]
+    rows = [
+        (
+            escape(name),
+            *(
+                number(scale * of[figure]["value"], digits, signed=signed)
+                + f" <small>{_between(of[figure], digits, scale=scale, signed=signed)}</small>"
+                for figure, digits, scale, signed in (
+                    ("accuracy", 1, 100, False),
+                    ("mcc", 3, 1, True),
+                    ("rank_ic", 3, 1, True),
+                )
+            ),
+        )
+        for name, of in ((name, models[name]) for name in _in_order(models))
+    ]
+    head = (("Model", ""), ("Accuracy,&nbsp;%", "n"), ("MCC", "n"), ("Rank IC", "n"))
+    ensemble = models[_ENSEMBLE]
+    return (
+        '<section><h2>The final window</h2><p class="note">The last fold alone, '
+        f"{escape(window['first_session'])} to {escape(window['last_session'])}: nothing was "
+        "chosen, weighed or calibrated on it. Under each figure its 95 % interval, by blocks of "
+        f"sessions. Base rate {percent(ensemble['base_rate'])}, n = {number(ensemble['n'], 0)} of "
+        f"{plural(ensemble['sessions'], 'session')}.</p>{table(head, rows)}</section>"
     )
 
 
@@ -574,7 +606,8 @@ def _portfolios(portfolio: Mapping[str, Any]) -> str:
     return (
         "<section><h2>Portfolios net of costs: a yardstick, not a backtest</h2>"
         f'<p class="note">The {percent(portfolio["share"], 0)} of names that the ensemble ranks '
-        "highest, and in the long-short one the lowest as well; each session's choice is held "
+        "highest, and in the long-short one the lowest as well; filled at the close after the "
+        "scored session's, which the scores know; each session's choice is held "
         f"{plural(portfolio['holding_sessions'], 'session')}; {escape(span['first_session'])} "
         f"to {escape(span['last_session'])}. Under each figure its 95 % interval; {_mark('0')}. "
         "The long-only portfolio earns what the market earns, too: only the long-short one is "
@@ -664,6 +697,7 @@ def _trained(document: Mapping[str, Any]) -> str:
         ("Simulated rows among them", "yes" if window["simulated"] else "no"),
         ("Features", number(len(document["features"]), 0)),
         ("Horizon", plural(document["horizon_sessions"], "session")),
+        ("Joined by", f"a {escape(report['join'])}"),
         ("Seeds", escape(", ".join(str(seed) for seed in report["seeds"]))),
         ("Trials, earlier ones among them", number(document["trials"], 0)),
     )
