@@ -1,8 +1,9 @@
 {#- One session of an incremental mart: what a run replaces, and what it reads. A run that names
-    no session replaces and reads everything, so both ways of building end in the same rows. -#}
+    no session replaces and reads everything, so both ways of building end in the same rows.
+    The variable is asked first: a unit test has no table to be incremental on. -#}
 
 {% macro is_one_session() -%}
-    {{ return(is_incremental() and var('session') is not none) }}
+    {{ return(var('session') is not none and is_incremental()) }}
 {%- endmacro %}
 
 {#- Deleting by session, not by the new rows' keys, also forgets rows that are gone. -#}

@@ -31,7 +31,10 @@ BENCHMARK = "^GSPC"
 
 @dataclass(frozen=True)
 class Market:
-    """Real adjusted closes, and as-traded tables with actions that lead back to them."""
+    """Real adjusted closes, and as-traded tables with actions that lead back to them.
+
+    ``adjusted`` is NaN where there is no bar.
+    """
 
     adjusted: pd.DataFrame
     bars: pd.DataFrame
@@ -90,6 +93,18 @@ def as_traded(adjusted: pd.Series[float], rng: np.random.Generator) -> pd.DataFr
     )
 
 
+def sessions_without_bar(sessions: list[date]) -> dict[str, list[date]]:
+    """Return which sessions of three symbols have no bar.
+
+    In some windows of 20 sessions 16 bars are left, but fewer returns.
+    """
+    return {
+        "RRC": sessions[:-480],  # listed late
+        "BBY": sessions[-300:-296],  # one halt
+        "AMD": [sessions[back] for back in (-17, -13, -9, -6)],  # as long, in four pieces
+    }
+
+
 def build_market() -> Market:
     """Return the whole made-up-actions, real-returns market."""
     calendar = Calendar.of("XNYS")
@@ -97,6 +112,10 @@ def build_market() -> Market:
     assert list(adjusted.index) == calendar.window(LAST, N_SESSIONS)
     rng = np.random.default_rng(20221228)
     traded = pd.concat([as_traded(adjusted[name], rng) for name in adjusted], ignore_index=True)
+    for symbol, sessions in sessions_without_bar(list(adjusted.index)).items():
+        adjusted.loc[sessions, symbol] = np.nan
+        traded = traded[(traded["symbol"] != symbol) | ~traded["session"].isin(sessions)]
+    traded = traded.reset_index(drop=True)
     known_at = traded["session"].map({day: calendar.known_at(day, 15) for day in adjusted.index})
     known_at = pd.to_datetime(known_at, utc=True)
     simulated = [["close_usd", "volume_shares"] for _ in range(len(traded))]
@@ -164,6 +183,8 @@ def _members(adjusted: pd.DataFrame) -> pd.DataFrame:
     symbols = [name for name in adjusted if name != BENCHMARK]
     pairs = pd.MultiIndex.from_product([adjusted.index, symbols], names=["session", "symbol"])
     frame = pairs.to_frame(index=False)
+    listed = adjusted.apply(pd.Series.first_valid_index)
+    frame = frame[frame["session"] >= frame["symbol"].map(listed)]
     return frame.assign(sector=frame["symbol"].map(by_symbol), membership_dated=False)
 
 

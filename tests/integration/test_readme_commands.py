@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import polars as pl
 import pytest
 from marketlake.services.platform.airflow_api import AirflowApi
 from marketlake.settings import PROJECT_ROOT
@@ -102,6 +103,38 @@ def test_the_worked_queries_return_rows(ran: Installation, number: int) -> None:
     rows = json.loads(ran.must("sql", "--json", "-c", queries[number]))
     assert rows
     assert len(rows[0]) >= 3
+
+
+def test_the_strongest_signals_are_compared_with_what_they_predict(ran: Installation) -> None:
+    def asked(query: str) -> pl.DataFrame:
+        return pl.DataFrame(json.loads(ran.must("sql", "--json", "-c", query)))
+
+    signals = asked("select * from marts.fct_signal")
+    returns = asked("select session, symbol, total_return from marts.fct_daily_return")
+    horizon = signals["horizon_sessions"].max()
+    realised = []
+    for day in signals["session"].unique():
+        ahead = returns["session"].filter(returns["session"] > day).unique().sort().head(horizon)
+        grown = (
+            returns.filter(pl.col("session").is_in(ahead.implode()))
+            .join(signals.filter(session=day).select("symbol"), on="symbol")
+            .group_by("symbol")
+            .agg((pl.col("total_return") + 1.0).product())
+        )
+        above = 1e4 * (pl.col("total_return") - pl.col("total_return").mean())
+        realised.append(
+            grown.select("symbol", above.alias("above"), session=pl.lit(day), n=len(ahead))
+        )
+    expected = (
+        signals.join(pl.concat(realised), on=["session", "symbol"])
+        .sort(pl.col("score_bps").abs(), descending=True)
+        .head(10)
+    )
+    found = asked(blocks("sql")[0])
+    assert found.select("session", "symbol").equals(expected.select("session", "symbol"))
+    assert found["predicted_bps"].to_list() == pytest.approx(expected["score_bps"], abs=0.051)
+    assert found["realised_bps"].to_list() == pytest.approx(expected["above"], abs=0.051)
+    assert found["sessions_so_far"].to_list() == expected["n"].to_list()
 
 
 @pytest.mark.slow

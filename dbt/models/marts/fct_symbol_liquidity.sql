@@ -1,5 +1,5 @@
 {%- set window_sessions = 20 -%}
-{%- set least_sessions = 16 -%}
+{%- set least_values = 16 -%}
 -- dollar volume, because a split changes volume in shares and not in dollars
 with returns as (
 
@@ -17,25 +17,40 @@ equities as (
 
 ),
 
-windowed as (
+moves as (
 
     select
         returns.session,
+        returns.session_no,
         returns.symbol,
         returns.volume_shares,
         returns.dollar_volume_usd,
-        count(*) over past_20d as sessions_in_window,
-        avg(returns.dollar_volume_usd) over past_20d as average_dollar_volume,
-        avg(abs(returns.total_return) / nullif(returns.dollar_volume_usd / 1e6, 0)) over past_20d
-            as mean_move_per_million,
-        bool_or(returns.dollar_volume_simulated) over past_20d as simulated
+        abs(returns.total_return) / nullif(returns.dollar_volume_usd / 1e6, 0) as move_per_million,
+        returns.dollar_volume_simulated or returns.return_simulated as simulated
     from returns
     inner join equities
         on returns.symbol = equities.symbol
+
+),
+
+windowed as (
+
+    select
+        session,
+        symbol,
+        volume_shares,
+        dollar_volume_usd,
+        count(*) over past_20d as sessions_in_window,
+        avg(dollar_volume_usd) over past_20d as average_dollar_volume,
+        -- fewer than the bars: a return needs the bar before, too
+        count(move_per_million) over past_20d as moves_in_window,
+        avg(move_per_million) over past_20d as mean_move_per_million,
+        bool_or(simulated) over past_20d as simulated
+    from moves
     window past_20d as (
         -- by session number: a missing bar shortens the window, an older bar does not fill it
-        partition by returns.symbol
-        order by returns.session_no
+        partition by symbol
+        order by session_no
         range between {{ window_sessions - 1 }} preceding and current row
     )
 
@@ -48,13 +63,13 @@ final as (
         symbol,
         volume_shares,
         dollar_volume_usd,
-        case when sessions_in_window >= {{ least_sessions }} then average_dollar_volume end
+        case when sessions_in_window >= {{ least_values }} then average_dollar_volume end
             as average_dollar_volume_20d_usd,
         case
-            when sessions_in_window >= {{ least_sessions }}
+            when sessions_in_window >= {{ least_values }}
                 then dollar_volume_usd / nullif(average_dollar_volume, 0)
         end as dollar_volume_ratio_20d,
-        case when sessions_in_window >= {{ least_sessions }} then mean_move_per_million end
+        case when moves_in_window >= {{ least_values }} then mean_move_per_million end
             as amihud_illiquidity_20d_per_musd,
         sessions_in_window,
         simulated
