@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from marketlake.contracts.spec_files import SPEC_FILES, SpecFile
+from marketlake.settings import PROJECT_ROOT
+
+SPECIFIED = PROJECT_ROOT.parent / "shared" / "ARTIFACTS.md"
+ROW = re.compile(r"\| `(?P<file>[^`]+)` \| (?P<section>[\d.]+) \| [^|]+ \| `(?P<contract>\w+)` \|")
 
 
 def spec_file(beginning: str) -> SpecFile:
     (found,) = (item for item in SPEC_FILES if item.pattern.startswith(beginning))
     return found
+
+
+def specified(table: Path) -> list[tuple[str, str, str]]:
+    """Return the pattern, section and contract of each row; who writes a file may change."""
+    return [
+        (
+            re.sub("YYYYMMDD|YYYYMM|HHMMSS|HH", lambda part: f"{{{part[0].lower()}}}", row["file"]),
+            row["section"],
+            row["contract"],
+        )
+        for row in ROW.finditer(table.read_text())
+    ]
+
+
+@pytest.mark.skipif(not SPECIFIED.is_file(), reason=f"no list of the named files in {SPECIFIED}")
+def test_the_named_files_are_those_that_the_specification_names() -> None:
+    rows = specified(SPECIFIED)
+    assert len(rows) == 49
+    assert [(item.pattern, item.section, item.contract) for item in SPEC_FILES] == rows
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,12 @@ the sessions that features and risk look back on), ``members.parquet`` (symbol, 
 ``features.parquet`` of it and of the sessions that the LSTM looks back on, ``model.json`` and the
 trained ensemble's files in ``model/``.
 
-Exit code 0: every number is equal to 1e-9 (relative above 1, absolute below); 1: some are not, and
-they are listed; 2: wrong usage.
+Recomputed are the close-only features, each signal's score and P(up), which of them is on top, and
+the risk measures but the drawdown and the symbols' volatilities and contributions. Taken as given
+are the factors, the features of the sessions before, and what the training fitted.
+
+Exit code 0: every recomputed number is equal to 1e-9 (relative above 1, absolute below); 1: some
+are not, and they are listed; 2: wrong usage.
 """
 
 from __future__ import annotations
@@ -285,7 +289,7 @@ def risk_measures(
 
 
 def compare(folder: Path, options: argparse.Namespace) -> Comparison:
-    """Recompute everything and hold it against the published files."""
+    """Recompute what the module says and hold it against the published files."""
     tables = {
         name: pd.read_parquet(folder / f"{name}.parquet")
         for name in (

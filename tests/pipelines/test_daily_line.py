@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import date
@@ -11,12 +12,14 @@ import pytest
 from marketlake.contracts import Contract
 from marketlake.contracts.catalog import (
     CATALOG,
+    CORE_FACTORS_DAILY,
     CORE_FEATURES_DAILY,
     CORE_MARKET_DAILY_BAR,
     CORE_QUALITY_QUARANTINE,
     CORE_SIGNALS_SIGNAL,
     OUT_DATA_VALIDATION_DAILY_INTEGRITY_REPORT,
     OUT_DATA_VALIDATION_SOURCE_COMPARISON,
+    OUT_ML_MODELS_LSTM_MODEL,
     OUT_REPORTS_DAILY,
     OUT_RISK_ANALYSIS_MARKET_REGIME,
     contract,
@@ -29,6 +32,8 @@ from marketlake.storage.lake import Lake
 from marketlake.storage.ledger import LedgerClient
 from marketlake.storage.warehouse import Warehouse
 from marketlake.types import ArtifactRef, Partition
+
+from tests.pipelines.conftest import AS_OF
 
 FIRST, SECOND = date(2022, 12, 21), date(2022, 12, 22)
 
@@ -87,6 +92,13 @@ def test_named_exports_stand_beside_their_artifacts(
         "reports/integrity_20221221.html",
     ):
         assert len(lake.get_bytes(name)) > 40, name
+
+
+def test_a_training_leaves_its_lstm_under_its_exact_name(line: Settings) -> None:
+    lake = Lake(line.lake)
+    archive = lake.get_bytes(f"ml_models/trained_models/lstm_model_{AS_OF:%Y%m%d}.keras")
+    document = published(lake, OUT_ML_MODELS_LSTM_MODEL, AS_OF)
+    assert hashlib.sha256(archive).hexdigest() == document["sha256"]
 
 
 def test_a_planted_unit_error_is_quarantined_with_its_reason_and_the_other_sources_give_the_bar(
@@ -162,10 +174,12 @@ def test_a_longer_history_changes_no_feature_label_regime_or_signal_of_a_shorter
     rerun = daily_line.run_session(longer, FIRST, run_id="longer")
     names = {
         CORE_FEATURES_DAILY.name,
+        CORE_FACTORS_DAILY.name,
         CORE_SIGNALS_SIGNAL.name,
         OUT_RISK_ANALYSIS_MARKET_REGIME.name,
     }
     expected = {k: v for k, v in content_hashes(first_run).items() if k[0] in names}
+    assert {name for name, _ in expected} == names
     assert {k: v for k, v in content_hashes(rerun).items() if k[0] in names} == expected
 
 

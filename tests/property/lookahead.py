@@ -2,7 +2,8 @@
 
 A computation takes a market and returns rows with a column ``known_on``. The harness computes on
 the market as it is and on markets that differ only after a cut session: everything later deleted,
-mangled, or invented. Rows known by the cut must stay the same, bit for bit.
+mangled, or invented. Rows known by the cut must stay the same, bit for bit. What a decision earns
+has a harness of its own, the other way round: no close that the decision knew may enter it.
 """
 
 from __future__ import annotations
@@ -90,6 +91,35 @@ def assert_no_lookahead(
         if different:
             message = f"later data {name}: rows known by {cut} changed in {different}"
             raise LookaheadFound(message)
+
+
+def mangle_known(market: Market, cut: date) -> Market:
+    """Scale each close up to the cut by its own factor."""
+    rng = np.random.default_rng(98)
+    factor = pl.Series(rng.uniform(0.3, 3.0, market.bars.height))
+    known = pl.col("session") <= cut
+    close = pl.when(known).then(pl.col("close_usd") * factor).otherwise("close_usd")
+    return replace(market, bars=market.bars.with_columns(close))
+
+
+def assert_filled_later(compute: Computation, market: Market, cut: date) -> None:
+    """Raise LookaheadFound where a decision of the cut or later is filled at a close it knew.
+
+    ``compute`` returns rows with ``session``, that of the decision, and what it earns.
+    """
+    decided = pl.col("session") >= cut
+    before, after = (
+        compute(each).filter(decided).sort("session", "symbol")
+        for each in (market, mangle_known(market, cut))
+    )
+    at_the_cut = before.filter(pl.col("session") == cut).drop_nulls()
+    assert at_the_cut.height > 0, f"nothing is earned on a decision at {cut}: an empty check"
+    different = [
+        column for column in before.columns if not _same_bits(before[column], after[column])
+    ]
+    if different:
+        message = f"closes known by {cut} mangled: what is decided then changed in {different}"
+        raise LookaheadFound(message)
 
 
 def _known(rows: pl.DataFrame, cut: date) -> pl.DataFrame:

@@ -28,7 +28,13 @@ from marketlake.domain.forecasting.training import Training
 from marketlake.errors import ContractViolation, LookaheadError
 
 from tests.domain.market import BENCHMARK, Market, made_market, weekdays
-from tests.property.lookahead import CHANGES, Computation, LookaheadFound, assert_no_lookahead
+from tests.property.lookahead import (
+    CHANGES,
+    Computation,
+    LookaheadFound,
+    assert_filled_later,
+    assert_no_lookahead,
+)
 
 HORIZON = 5
 SMALL = Profile(
@@ -62,12 +68,17 @@ def label_rows(market: Market) -> pl.DataFrame:
     ).with_columns(known_on="label_end")
 
 
-def next_return_rows(market: Market) -> pl.DataFrame:
-    """Each return by the session that it is of: the one after its row's."""
-    earned = forecasting.next_returns(
+def decided_rows(market: Market) -> pl.DataFrame:
+    """Each return by the session of the decision that earns it."""
+    return forecasting.next_returns(
         market.bars, market.actions, sessions=market.sessions, symbols=market.symbols
     )
-    after = pl.DataFrame({"session": market.sessions[:-1], "known_on": market.sessions[1:]})
+
+
+def next_return_rows(market: Market) -> pl.DataFrame:
+    """Each return by the session that it is of: the second after its row's."""
+    earned = decided_rows(market)
+    after = pl.DataFrame({"session": market.sessions[:-2], "known_on": market.sessions[2:]})
     return earned.join(after, on="session", how="inner")
 
 
@@ -252,24 +263,26 @@ def model_rows(market: Market) -> pl.DataFrame:
 
 
 def signal_rows(market: Market) -> pl.DataFrame:
-    """The signals of every session after the training."""
+    """The signals of every session after the training, none where nobody can be predicted."""
     as_of = market.sessions[285]
     training = _train(market, as_of)
     predictor = forecasting.Predictor.of(training.files)
     rows = feature_rows(market).drop("known_on")
     factors = factor_rows(market).drop("known_on")
-    parts = [
-        forecasting.predict(
-            training.document,
-            predictor,
-            session=session,
-            model_sha256="x",
-            features=rows.filter(pl.col("session").is_between(market.sessions[280], session)),
-            factors=factors.filter(pl.col("session") == session),
-        )[0]
-        for session in market.sessions[286:]
-        if session in rows["session"].implode().item()
-    ]
+    parts = []
+    for session in market.sessions[286:]:
+        try:
+            signals, _ = forecasting.predict(
+                training.document,
+                predictor,
+                session=session,
+                model_sha256="x",
+                features=rows.filter(pl.col("session").is_between(market.sessions[280], session)),
+                factors=factors.filter(pl.col("session") == session),
+            )
+        except ContractViolation:
+            continue
+        parts.append(signals)
     return pl.concat(parts).with_columns(known_on="session")
 
 
@@ -351,6 +364,13 @@ def test_nothing_known_by_a_session_changes_with_what_comes_later(
 ) -> None:
     market = made_market(seed)
     assert_no_lookahead(COMPUTATIONS[name], market, market.sessions[at])
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), at=st.integers(0, 327))
+def test_no_decision_is_filled_at_a_close_that_it_knew(seed: int, at: int) -> None:
+    market = made_market(seed)
+    assert_filled_later(decided_rows, market, market.sessions[at])
 
 
 @pytest.mark.parametrize(
@@ -539,6 +559,14 @@ def leak_of_members_known_later(market: Market) -> pl.DataFrame:
     )
 
 
+def leak_of_a_same_bar_fill(market: Market) -> pl.DataFrame:
+    """A position that is filled at the close it was decided by, and earns from there."""
+    earned = _wide(market).with_columns(pl.exclude("known_on").shift(-1))
+    return earned.rename({"known_on": "session"}).unpivot(
+        index="session", variable_name="symbol", value_name="next_return"
+    )
+
+
 LEAKS = [
     leak_of_the_next_return,
     leak_of_a_centred_window,
@@ -559,6 +587,14 @@ def test_a_planted_leak_is_caught_every_time(leak: Computation, seed: int, at: i
     cut = market.sessions[at]
     with pytest.raises(LookaheadFound, match="mangled"):
         assert_no_lookahead(leak, market, cut, changes={"mangled": CHANGES["mangled"]})
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), at=st.integers(0, 327))
+def test_a_planted_same_bar_fill_is_caught_every_time(seed: int, at: int) -> None:
+    market = made_market(seed)
+    with pytest.raises(LookaheadFound, match="next_return"):
+        assert_filled_later(leak_of_a_same_bar_fill, market, market.sessions[at])
 
 
 def test_a_planted_universe_of_survivors_is_caught() -> None:

@@ -42,13 +42,18 @@ def test_alpha158_is_its_expressions_in_plain_pandas(is_whole: bool) -> None:
     found = _computed(bars)[: len(ALPHA158), 0]
     said = plain_alpha158(_adjusted(bars, 0))
     assert [f"alpha_{name}" for name in said] == [item.name for item in ALPHA158]
-    differing = []
+    differing = {}
     for row, name in enumerate(said):
         one, other = found[row], said[name].to_numpy()
-        # Rounding of an adjusted price puts it before or behind one that is all but equal.
-        slack = 1.3 / ALPHA158[row].window_sessions if name.startswith("rank") else 1e-8
-        if not np.allclose(one, other, rtol=1e-7, atol=slack, equal_nan=True):
-            differing.append(name)
+        is_close = np.isclose(one, other, rtol=1e-7, atol=1e-8, equal_nan=True)
+        if not is_close.all():
+            differing[name] = np.abs(one - other)[~is_close]
+    if not is_whole:
+        # An action rounds one price to two that are all but equal, and either may come first: in
+        # one window of all, by one place of at least 48.
+        places = differing.pop("rank_60d", np.zeros(1))
+        assert len(places) == 1
+        assert places[0] <= 1 / 48
     assert not differing
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from math import comb
 
@@ -155,6 +156,137 @@ def test_spans_off_the_calendar_or_of_no_length_are_refused() -> None:
     for starts, ends in (([monday], [monday]), ([date(2022, 8, 21)], [tuesday])):
         with pytest.raises(ContractViolation, match="label spans"):
             LabelSpans.of(starts, ends, sessions=[monday, tuesday, wednesday])
+
+
+# --------------------------------------------------------------------------------------- later data
+
+ROLLING_SESSIONS = 25
+Splitter = Callable[[LabelSpans, int], list[Split]]
+"""From spans and an embargo."""
+
+
+def final_split(spans: LabelSpans, embargo: int) -> list[Split]:
+    first = spans.sessions[len(spans.sessions) // 2]
+    development, final = lock_final(spans, first_session=first, embargo=embargo)
+    return [Split(development, final.open("a"), (0,))]
+
+
+SPLITTERS: dict[str, Splitter] = {
+    "walk_forward": lambda spans, embargo: walk_forward_splits(spans, folds=3, embargo=embargo),
+    "rolling": lambda spans, embargo: walk_forward_splits(
+        spans, folds=3, embargo=embargo, train_sessions=ROLLING_SESSIONS
+    ),
+    "combinatorial": lambda spans, embargo: combinatorial_splits(
+        spans, groups=5, tested=2, embargo=embargo
+    ),
+    "final": final_split,
+}
+
+
+def mangled(spans: LabelSpans, at: int, seed: int) -> LabelSpans:
+    """Let labels that end after a session end anywhere after it, and give each such row a double.
+
+    The rows that were there keep their numbers.
+    """
+    rng = np.random.default_rng(seed)
+    later = np.tile(np.flatnonzero(spans.end > at), 2)
+    begun = spans.start[later]
+    ends = rng.integers(np.maximum(begun, at) + 1, len(spans.sessions))
+    known, n = spans.end <= at, len(later) // 2
+    end = spans.end.copy()
+    end[~known] = ends[:n]
+    return LabelSpans(spans.sessions, np.append(spans.start, begun[n:]), np.append(end, ends[n:]))
+
+
+def settled(spans: LabelSpans, at: int, embargo: int) -> set[int]:
+    """Return the rows that neither overlap a label that ends after a session nor its embargo."""
+    begun = spans.start[spans.end > at].min()
+    return set(np.flatnonzero(spans.end + embargo <= begun).tolist())
+
+
+def assert_unmoved(rows: set[int], before: Split, after: Split) -> None:
+    assert rows & set(after.train.tolist()) == rows & set(before.train.tolist())
+    assert rows & set(after.test.tolist()) == rows & set(before.test.tolist())
+
+
+def split_or_give_up(make: Splitter, spans: LabelSpans, embargo: int) -> list[Split]:
+    try:
+        return make(spans, embargo)
+    except ContractViolation:
+        assume(False)
+        raise
+
+
+def assert_splits_stay(make: Splitter, spans: LabelSpans, at: int, embargo: int, seed: int) -> None:
+    """Raise where a settled row changes sides when only labels that end later do.
+
+    All functions but ``lock_final`` cut the sessions that have rows into equal runs, so their
+    bounds depend on how many there are: a longer history is another partition by construction. Here
+    every session keeps its rows, and with them the bounds stay.
+    """
+    before = split_or_give_up(make, spans, embargo)
+    after = split_or_give_up(make, mangled(spans, at, seed), embargo)
+    rows = settled(spans, at, embargo)
+    for one, other in zip(before, after, strict=True):
+        assert_unmoved(rows, one, other)
+
+
+@pytest.mark.parametrize("name", SPLITTERS)
+@settings(max_examples=40, deadline=None)
+@given(
+    spans=made_spans,
+    share=st.floats(0.4, 0.95),
+    embargo=st.integers(0, 4),
+    seed=st.integers(0, 10_000),
+)
+def test_no_split_changes_at_or_before_a_session_with_labels_that_end_later(
+    name: str, spans: LabelSpans, share: float, embargo: int, seed: int
+) -> None:
+    at = int(share * spans.start.max())
+    assert_splits_stay(SPLITTERS[name], spans, at, embargo, seed)
+
+
+@pytest.mark.parametrize("name", SPLITTERS)
+@settings(max_examples=40, deadline=None)
+@given(spans=made_spans, share=st.floats(0.4, 0.95), embargo=st.integers(0, 4))
+def test_a_split_with_its_bounds_given_is_the_same_without_the_labels_that_end_later(
+    name: str, spans: LabelSpans, share: float, embargo: int
+) -> None:
+    """With rows gone the equal runs are others, so each split is made anew by ``purged``.
+
+    That the functions do nothing else is the first assertion.
+    """
+
+    def given_bounds(known: LabelSpans, tested: set[int], oldest: int) -> Split:
+        is_tested = np.isin(known.start, list(tested))
+        is_trained = ~is_tested & (known.start >= oldest)
+        if name != "combinatorial":
+            is_trained &= known.start < min(tested)
+        rows = {"train": np.flatnonzero(is_trained), "test": np.flatnonzero(is_tested)}
+        return purged(known, **rows, groups=(0,), embargo=embargo)
+
+    at = int(share * spans.start.max())
+    rows = settled(spans, at, embargo)
+    kept = np.flatnonzero(spans.end <= at)
+    for split in split_or_give_up(SPLITTERS[name], spans, embargo):
+        tested = set(spans.start[split.test].tolist())
+        oldest = min(tested) - ROLLING_SESSIONS if name == "rolling" else 0
+        whole = given_bounds(spans, tested, oldest)
+        assert whole.train.tolist() == split.train.tolist()
+        assert whole.test.tolist() == split.test.tolist()
+        if rows & set(split.train.tolist()) and rows & set(split.test.tolist()):
+            early = given_bounds(spans.rows(kept), tested, oldest)
+            assert_unmoved(rows, split, Split(kept[early.train], kept[early.test], (0,)))
+
+
+def test_a_planted_split_by_the_number_of_rows_is_caught() -> None:
+    def by_rows(spans: LabelSpans, embargo: int) -> list[Split]:
+        ordered = np.argsort(spans.start, kind="stable")
+        train, test = np.split(ordered, [7 * len(spans) // 10])
+        return [purged(spans, train=train, test=test, groups=(0,), embargo=embargo)]
+
+    with pytest.raises(AssertionError):
+        assert_splits_stay(by_rows, spans_of(100, [3]), 90, 0, seed=1)
 
 
 # ------------------------------------------------------------------------------------------- nested
