@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 RUN := .venv/bin/python -m
 STAMP := .venv/.installed
-# Installed, and the factors' kernels compiled: half a minute that no task should spend.
+# Installed, and the factors' kernels compiled: a minute that no task should spend.
 READY := .venv/.kernels
 MARKETLAKE := .venv/bin/marketlake
 IF_INSTALLED := [ -x $(MARKETLAKE) ] || { echo "nothing is installed here"; exit 0; };

@@ -1,28 +1,27 @@
 """``python -m marketlake.domain.features`` compiles the factors' kernels, so that no task has to.
 
-Half a minute, once for each state of their sources; a moment when it has been done.
+A minute of processor time, once for each state of their sources; a moment when it has been done.
 """
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
-import numpy as np
-
+from marketlake.contracts.factors import ALPHA158, INDICATORS
 from marketlake.domain.features.compiled import CACHE_FOLDER
-from marketlake.domain.features.engine import factor_blocks
-from marketlake.domain.prices import Bars
+from marketlake.domain.features.engine import compile_kernels
 
 
 def main() -> None:
-    """Compute factors of two made-up symbols: that compiles whatever is not compiled."""
-    sessions = tuple(date(2022, 1, 3) + timedelta(days=number) for number in range(30))
-    flat = np.ones((2, len(sessions)))
-    bars = Bars(sessions, ("A", "B"), flat, flat, flat, flat, flat, flat, flat)
+    """Compile both halves of the catalog side by side, whatever of them is not compiled yet."""
+    if CACHE_FOLDER is None:
+        print("nothing can be written: each process will compile the factors' kernels for itself")
+        return
     print("compiling the factors' kernels, up to a minute ...", flush=True)
-    for dtype in (np.float32, np.float64):
-        list(factor_blocks(bars, first_output=sessions[0], dtype=dtype))
-    print(f"kernels ready, kept in {CACHE_FOLDER or 'this process alone: nothing can be written'}")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        list(pool.map(compile_kernels, (ALPHA158, INDICATORS)))  # raises what a process raised
+    print(f"kernels ready, kept in {CACHE_FOLDER}")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-from numba.core import config
+from numba.core import config, types
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-KERNEL_MODULES = ("alpha158", "basis", "compiled", "nested", "windows")
+KERNEL_MODULES = ("alpha158", "basis", "compiled", "indicators", "nested", "windows")
 _HERE = Path(__file__).parent
 
 
@@ -52,7 +52,18 @@ def kernel(function: Kernel) -> Kernel:
     No ``fastmath``: sums keep the order they are written in, or the newest session would differ
     from the history in its last bits. No ``parallel``: its thread pool does not survive a fork.
     """
-    return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    resolve = compiled.get_call_template
+
+    def resolve_for_any_number(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        # Numba would compile a window of 14 and one of 20 each by itself, and what they call.
+        return resolve(
+            tuple(types.int64 if isinstance(arg, types.IntegerLiteral) else arg for arg in args),
+            kws,
+        )
+
+    compiled.get_call_template = resolve_for_any_number
+    return compiled  # type: ignore[no-any-return]
 
 
 def entry(function: Kernel) -> Kernel:

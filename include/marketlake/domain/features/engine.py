@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from itertools import pairwise
 
 import numpy as np
@@ -36,21 +36,28 @@ class FactorBlock:
     sessions: tuple[date, ...]
     values: NDArray[np.floating]
 
+    def keys(self) -> pl.DataFrame:
+        """Return ``session`` and ``symbol`` of every value of a factor, sorted by session."""
+        symbols = pl.Series(self.symbols, dtype=pl.String)
+        days = np.array(self.sessions, dtype="datetime64[D]")
+        return pl.DataFrame(
+            {
+                "session": np.repeat(days, len(symbols)),
+                "symbol": symbols.gather(np.tile(np.arange(len(symbols)), len(days))),
+            }
+        )
+
     def frame(self) -> pl.DataFrame:
         """Return ``session``, ``symbol`` and a column a factor, null for NaN, sorted so.
 
         Sessions at which a symbol has no factor at all, those without a bar, have no row.
         """
         turned = self.values.transpose(0, 2, 1).reshape(len(self.factors), -1)
-        keys = {
-            "session": np.repeat(np.array(self.sessions, dtype="datetime64[D]"), len(self.symbols)),
-            "symbol": list(self.symbols) * len(self.sessions),
-        }
         columns = {item.name: row for item, row in zip(self.factors, turned, strict=True)}
         names = list(columns)
         return (
-            pl.DataFrame(keys | columns)
-            .with_columns(pl.col(names).fill_nan(None))
+            self.keys()
+            .with_columns(pl.DataFrame(columns).fill_nan(None))
             .filter(pl.any_horizontal(pl.col(names).is_not_null()))
             .sort("session", "symbol")
         )
@@ -164,6 +171,15 @@ def fill(
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(task, range(0, out.shape[1], _SYMBOLS_A_TASK)))  # raises what a task raised
+
+
+def compile_kernels(factors: tuple[Factor, ...]) -> None:
+    """Compute the factors of two made-up symbols, by the kernels of both result types."""
+    sessions = tuple(date(2022, 1, 3) + timedelta(days=number) for number in range(30))
+    flat = np.ones((2, len(sessions)))
+    bars = Bars(sessions, ("A", "B"), flat, flat, flat, flat, flat, flat, flat)
+    for dtype in (np.float32, np.float64):
+        list(factor_blocks(bars, first_output=sessions[0], factors=factors, dtype=dtype))
 
 
 def _outputs(bars: Bars, first_output: date) -> tuple[date, ...]:

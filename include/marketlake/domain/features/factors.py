@@ -61,13 +61,21 @@ def compute_factors(
         threads=threads,
         symbols_a_block=_SYMBOLS_A_FRAME,
     )
-    computed = pl.concat(block.frame() for block in blocks)
-    flags = _simulated(bars, actions, sessions=sessions, symbols=symbols)
-    return (
-        computed.join(members, on=["session", "symbol"], how="semi")
-        .join(flags, on=["session", "symbol"], how="left")
-        .sort("session", "symbol")
-    )
+    closes, anything = _simulated(bars, actions, sessions=sessions, symbols=symbols)
+    parts, first = [], 0
+    for block in blocks:
+        own = slice(-len(block.sessions), None), slice(first, first + len(block.symbols))
+        first += len(block.symbols)
+        flags = block.keys().with_columns(
+            closes_simulated=closes[own].ravel(), simulated=anything[own].ravel()
+        )
+        # Joined by block: of the whole history there is one frame, and its sorted self.
+        parts.append(
+            block.frame()
+            .join(members, on=["session", "symbol"], how="semi")
+            .join(flags, on=["session", "symbol"], how="left")
+        )
+    return pl.concat(parts).sort("session", "symbol")
 
 
 def _simulated(
@@ -76,8 +84,11 @@ def _simulated(
     *,
     sessions: Sequence[date],
     symbols: Sequence[str],
-) -> pl.DataFrame:
-    """Say of every session and symbol whether what its factors look at came from a generator."""
+) -> tuple[Bools, Bools]:
+    """Say whether the closes, and whether anything, that factors look at came from a generator.
+
+    Of each session and symbol: [n_sessions, n_symbols].
+    """
 
     def made(quantity: str) -> Bools:
         marks = prices.simulated(bars, quantity, sessions=sessions, symbols=symbols)
@@ -86,12 +97,4 @@ def _simulated(
     panel = prices.panel(bars, actions, sessions=sessions, symbols=symbols)
     adjustments = prices.simulated_adjustments(actions, panel)
     closes = made(CLOSE) | prices.any_within(adjustments, _LOOKBACK - 1)
-    anything = np.logical_or.reduce([closes, *map(made, _OTHERS)])
-    return pl.DataFrame(
-        {
-            "session": np.repeat(np.array(sessions, dtype="datetime64[D]"), len(symbols)),
-            "symbol": list(symbols) * len(sessions),
-            "closes_simulated": closes.ravel(),
-            "simulated": anything.ravel(),
-        }
-    )
+    return closes, np.logical_or.reduce([closes, *map(made, _OTHERS)])
