@@ -194,6 +194,7 @@ def test_signals_shows_interval_sample_and_base_rate(
     assert "51.0% [50.0%, 52.0%]" in table
     assert "9,000" in table
     assert "50.5%" in table
+    assert "52.0%" in table.split("50.5%")[1], "P(right) after the base rate"
     rows = _json(cli("signals", "--session", "2022-12-23", "--json"))
     assert isinstance(rows, list)
     assert [(row["symbol"], row["session"]) for row in rows] == [("KO", "2022-12-23")]

@@ -37,6 +37,7 @@ SUMMARY: dict[str, Any] = {
             "confidence_low": 0.50,
             "confidence_high": 0.52,
             "confidence_n": 9000,
+            "probability_right": 0.523,
             "base_rate": 0.505,
             "simulated": True,
         }
@@ -101,6 +102,7 @@ def _printed(summary: dict[str, Any]) -> str:
         "51.0% [50.0%, 52.0%]",
         "9,000",
         "50.5%",
+        "52.3%",
         "simulated",
         "17,000.00 USD",
         "2022-12-23 passed 2 of 3 4 21 1",
