@@ -267,7 +267,9 @@ def _signals(
             number(row["score_bps"], 1, signed=True),
             f'<span class="{"long" if row["score_bps"] >= 0 else "short"}">'
             f"{charts.diverging_bar(row['score_bps'], largest=largest)}</span>",
-            percent(row["confidence"]),
+            f"{percent(row['confidence'])} <small>"
+            + DASH.join(number(100 * row[f"confidence_{end}"], 1) for end in ("low", "high"))
+            + "</small>",
             charts.interval(
                 row["confidence"],
                 row["confidence_low"],
@@ -275,7 +277,6 @@ def _signals(
                 reference=row["base_rate"],
                 within=(low, high),
             ),
-            DASH.join(number(100 * row[f"confidence_{end}"], 1) for end in ("low", "high")),
             number(row["confidence_n"], 0),
             percent(row["probability_right"]),
         )
@@ -289,7 +290,6 @@ def _signals(
         ("", "wide"),
         ("Hit rate", "n"),
         (f"{percent(low, 0)} {DASH} {percent(high, 0)}", "scale"),
-        ("95 %", "n wide"),
         ("n", "n wide"),
         ("P(right)", "n"),
     )

@@ -48,6 +48,7 @@ padding:18px 20px;margin:0 0 18px;min-width:0}
 .tile{padding:15px 18px 14px;border-left:1px solid var(--rule);margin-left:-1px}
 .tile .name{font-size:13px;color:var(--soft)}
 .tile .value{font-size:27px;line-height:1.25;font-weight:650;letter-spacing:-.01em}
+td small{display:block;font-size:12px;line-height:1.25;color:var(--soft)}
 .tile .value small{font-size:15px;font-weight:500;color:var(--soft);letter-spacing:0}
 .tile .how{font-size:13px;color:var(--soft);line-height:1.4}
 .scroll{overflow-x:auto;margin:0 -4px}

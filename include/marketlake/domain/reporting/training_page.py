@@ -44,7 +44,6 @@ _STYLE = (
 .verdict{font-size:21px;line-height:1.35;font-weight:650;letter-spacing:-.01em;margin:18px 0 2px}
 .verdict+.lead{margin-top:6px}
 .good{color:var(--good)}.warn{color:var(--warn)}.bad{color:var(--bad)}
-td small{display:block;font-size:12px;line-height:1.25;color:var(--soft)}
 tbody th small{display:block;font-size:12px;line-height:1.25;font-weight:400;color:var(--soft)}
 section>p:last-child{margin-bottom:0}
 .models thead th,tbody th{white-space:normal}
