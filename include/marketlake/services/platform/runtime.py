@@ -50,7 +50,12 @@ _LOCK_WAIT_S = 300
 def alone(home: Path) -> Iterator[None]:
     """Let one command at a time choose, start or stop things in a state folder."""
     if not (home / _LOCK).exists():
-        require_own(home)  # before anything is left in somebody else's folder
+        try:
+            require_own(home)  # before anything is left in somebody else's folder
+        except ConfigError:
+            # A platform's own files: another command began meanwhile, and made the lock first.
+            if not (home / _LOCK).exists():
+                raise
     home.mkdir(parents=True, exist_ok=True)
     deadline = monotonic_s() + _LOCK_WAIT_S
     with (home / _LOCK).open("w") as lock:
