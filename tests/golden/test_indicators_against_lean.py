@@ -51,6 +51,25 @@ def _typical(s: Series) -> Floats:
     return (s["high"] + s["low"] + s["close"]) / 3.0
 
 
+def _macd(s: Series) -> tuple[Floats, Floats]:
+    return ind.macd(win.ema(s["close"], 12), win.ema(s["close"], 26), 9)
+
+
+def _emas(s: Series, span: int) -> tuple[Floats, Floats, Floats]:
+    once = win.ema(s["close"], span)
+    twice = win.ema(once, span)
+    return once, twice, win.ema(twice, span)
+
+
+def _directional(s: Series) -> tuple[Floats, Floats, Floats]:
+    span = win.wilder(ind.true_range(*_hlc(s)), 14)
+    return ind.directional(s["high"], s["low"], span, 14)
+
+
+def _keltner(s: Series) -> tuple[Floats, Floats]:
+    return ind.keltner(_typical(s), ind.true_range(*_hlc(s)), 20)
+
+
 def _column(s: Series, name: str, factors: tuple[Factor, ...] = ALPHA158) -> Floats:
     """Return a column of the catalog; what a file lacks of a bar is its close."""
     quantities = [s.get(each, s["close"]) for each in ("open", "high", "low", "close", "volume")]
@@ -84,10 +103,10 @@ CASES = [
     Case("spy_with_indicators.txt", "EMA14", lambda s: win.ema(s["close"], 14), 130, 1e-2),
     Case("spy_with_indicators.txt", "RSI 14 Wilder", lambda s: ind.rsi(s["close"], 14), 200),
     Case("spy_with_indicators.txt", "MACD 12 26",
-         lambda s: ind.macd(s["close"], 12, 26, 9)[0], 200, 2e-3),
+         lambda s: _macd(s)[0], 200, 2e-3),
     Case("spy_ema.csv", "EMA14", lambda s: win.ema(s["close"], 14), 130),
-    Case("spy_with_macd.txt", "MACD", lambda s: ind.macd(s["close"], 12, 26, 9)[0], 200),
-    Case("spy_with_macd.txt", "Signal", lambda s: ind.macd(s["close"], 12, 26, 9)[1], 250),
+    Case("spy_with_macd.txt", "MACD", lambda s: _macd(s)[0], 200),
+    Case("spy_with_macd.txt", "Signal", lambda s: _macd(s)[1], 250),
     Case("spy_bollinger_bands.txt", "Moving Average 20",
          lambda s: ind.bollinger(s["close"], 20, 2.0)[0]),
     Case("spy_bollinger_bands.txt", "Bollinger Bands® 20 2 Top",
@@ -95,7 +114,7 @@ CASES = [
     Case("spy_bollinger_bands.txt", "Bollinger Bands® 20 2 Bottom",
          lambda s: ind.bollinger(s["close"], 20, 2.0)[2]),
     Case("spy_with_macd.txt", "Histogram",
-         lambda s: np.subtract(*ind.macd(s["close"], 12, 26, 9)), 250, 3e-5),
+         lambda s: np.subtract(*_macd(s)), 250, 3e-5),
     Case("spy_bollinger_bands.txt", "BandWidth", lambda s: 100.0 * np.subtract(
         *ind.bollinger(s["close"], 20, 2.0)[1:]) / win.mean(s["close"], 20), 0, 1.5e-4),
     Case("spy_bollinger_bands.txt", "%B",
@@ -107,9 +126,9 @@ CASES = [
          lambda s: ind.bollinger(s["close"], 20, 2.0)[1], 0, 0.0, 1e-15),
     Case("spy_sm.csv", "bb low",
          lambda s: ind.bollinger(s["close"], 20, 2.0)[2], 0, 0.0, 1e-15),
-    Case("spy_with_adx.txt", "+DI14", lambda s: ind.directional(*_hlc(s), 14)[0], 200, 1e-4),
-    Case("spy_with_adx.txt", "-DI14", lambda s: ind.directional(*_hlc(s), 14)[1], 200, 1e-4),
-    Case("spy_with_adx.txt", "ADX 14", lambda s: ind.directional(*_hlc(s), 14)[2], 380),
+    Case("spy_with_adx.txt", "+DI14", lambda s: _directional(s)[0], 200, 1e-4),
+    Case("spy_with_adx.txt", "-DI14", lambda s: _directional(s)[1], 200, 1e-4),
+    Case("spy_with_adx.txt", "ADX 14", lambda s: _directional(s)[2], 380),
     Case("spy_tr.txt", "TR", lambda s: ind.true_range(*_hlc(s)), 2),
     Case("spy_atr.txt", "Average True Range 14",
          lambda s: win.mean(ind.true_range(*_hlc(s)), 14), 15),
@@ -123,19 +142,21 @@ CASES = [
          lambda s: win.mean(win.mean(ind.stochastic(*_hlc(s), 12), 3), 5), 18),
     Case("spy_with_williamsR14.txt", "Williams %R 14",
          lambda s: ind.stochastic(*_hlc(s), 14) - 100.0, 14),
-    Case("spy_with_StochRSI.csv", "k", lambda s: ind.stochastic_rsi(s["close"], 14, 3)[0], 220),
-    Case("spy_with_StochRSI.csv", "d", lambda s: ind.stochastic_rsi(s["close"], 14, 3)[1], 220),
+    Case("spy_with_StochRSI.csv", "k",
+         lambda s: ind.stochastic_rsi(ind.rsi(s["close"], 14), 14, 3)[0], 220),
+    Case("spy_with_StochRSI.csv", "d",
+         lambda s: ind.stochastic_rsi(ind.rsi(s["close"], 14), 14, 3)[1], 220),
     Case("spy_with_cci.txt", "Commodity Channel Index (CCI) 14",
-         lambda s: ind.commodity_channel(_typical(s), 14), 14, 1e-2),
+         lambda s: ind.commodity_channel(_typical(s), win.mean(_typical(s), 14), 14), 14, 1e-2),
     Case("spy_mfi.txt", "Money Flow Index 20",
          lambda s: ind.money_flow(*_hlc(s), s["volume"], 20), 21),
     Case("spy_aroon_oscillator.txt", "Aroon Oscillator 14",
          lambda s: np.subtract(*ind.aroon(s["high"], s["low"], 14)), 15),
-    Case("spy_with_keltner.csv", "Middle Band", lambda s: ind.keltner(*_hlc(s), 20)[0], 20),
+    Case("spy_with_keltner.csv", "Middle Band", lambda s: _keltner(s)[0], 20),
     Case("spy_with_keltner.csv", "Keltner Channels 20 Top",
-         lambda s: ind.keltner(*_hlc(s), 20)[0] + 1.5 * ind.keltner(*_hlc(s), 20)[1], 21),
+         lambda s: _keltner(s)[0] + 1.5 * _keltner(s)[1], 21),
     Case("spy_with_keltner.csv", "Keltner Channels 20 Bottom",
-         lambda s: ind.keltner(*_hlc(s), 20)[0] - 1.5 * ind.keltner(*_hlc(s), 20)[1], 21, 1e-4),
+         lambda s: _keltner(s)[0] - 1.5 * _keltner(s)[1], 21, 1e-4),
     Case("spy_with_ichimoku.csv", "Tenkan", lambda s: ind.midpoint(s["high"], s["low"], 9), 9),
     Case("spy_with_ichimoku.csv", "Kijun", lambda s: ind.midpoint(s["high"], s["low"], 26), 26),
     Case("spy_with_ichimoku.csv", "Senkou A", lambda s: win.before(
@@ -160,8 +181,8 @@ CASES = [
     Case("spy_cmo.txt", "CMO_5", lambda s: ind.chande_momentum(s["close"], 5), 70),
     Case("spy_trix.txt", "TRIX_5", lambda s: ind.trix(s["close"], 5), 130),
     Case("spy_tsi.csv", "TSI_25_13", lambda s: ind.true_strength(s["close"], 25, 13), 290),
-    Case("spy_dema.txt", "DEMA_5", lambda s: ind.dema(s["close"], 5), 90),
-    Case("spy_tema.txt", "TEMA_5", lambda s: ind.tema(s["close"], 5), 130),
+    Case("spy_dema.txt", "DEMA_5", lambda s: ind.dema(*_emas(s, 5)[:2]), 90),
+    Case("spy_tema.txt", "TEMA_5", lambda s: ind.tema(*_emas(s, 5)), 130),
     Case("spy_trima.txt", "TRIMA_5", lambda s: ind.trima(s["close"], 5), 5),
     Case("spy_trima.txt", "TRIMA_6", lambda s: ind.trima(s["close"], 6), 6),
     Case("spy_hma.txt", "HMA_16", lambda s: ind.hull(s["close"], 16), 20),

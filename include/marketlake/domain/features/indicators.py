@@ -66,22 +66,17 @@ def rsi(c: Floats, window: int) -> Floats:
 
 
 @kernel
-def stochastic_rsi(c: Floats, window: int, smoothing: int) -> tuple[Floats, Floats]:
-    """%K and %D of the RSI in its own range."""
-    return _stochastic_of(rsi(c, window), window, smoothing)
-
-
-@kernel
-def _stochastic_of(strength: Floats, window: int, smoothing: int) -> tuple[Floats, Floats]:
+def stochastic_rsi(strength: Floats, window: int, smoothing: int) -> tuple[Floats, Floats]:
+    """%K and %D of an RSI in its own range."""
     place = _place(strength, lowest(strength, window), highest(strength, window), 100.0)
     k = mean(place, smoothing)
     return k, mean(k, smoothing)
 
 
 @kernel
-def macd(c: Floats, fast: int, slow: int, signal: int) -> tuple[Floats, Floats]:
+def macd(fast: Floats, slow: Floats, signal: int) -> tuple[Floats, Floats]:
     """The difference of two EMAs, and its EMA."""
-    line = _minus(ema(c, fast), ema(c, slow))
+    line = _minus(fast, slow)
     return line, ema(line, signal)
 
 
@@ -141,22 +136,14 @@ def detrended_price(c: Floats, window: int) -> Floats:
 
 
 @kernel
-def dema(c: Floats, span: int) -> Floats:
-    """Double EMA."""
-    once = ema(c, span)
-    return _twice_less(once, ema(once, span))
+def dema(once: Floats, twice: Floats) -> Floats:
+    """Double EMA, of an EMA and its own."""
+    return _twice_less(once, twice)
 
 
 @kernel
-def tema(c: Floats, span: int) -> Floats:
-    """Triple EMA."""
-    once = ema(c, span)
-    twice = ema(once, span)
-    return _tema(once, twice, ema(twice, span))
-
-
-@kernel
-def _tema(once: Floats, twice: Floats, thrice: Floats) -> Floats:
+def tema(once: Floats, twice: Floats, thrice: Floats) -> Floats:
+    """Triple EMA, of an EMA, its own, and that one's."""
     out = np.empty(once.shape)
     for s in range(once.shape[0]):
         for i in range(once.shape[1]):
@@ -255,15 +242,8 @@ def true_range(h: Floats, low: Floats, c: Floats) -> Floats:
 
 
 @kernel
-def directional(h: Floats, low: Floats, c: Floats, window: int) -> tuple[Floats, Floats, Floats]:
-    """Wilder's +DI, -DI and ADX."""
-    return _directional(h, low, wilder(true_range(h, low, c), window), window)
-
-
-@kernel
-def _directional(
-    h: Floats, low: Floats, span: Floats, window: int
-) -> tuple[Floats, Floats, Floats]:
+def directional(h: Floats, low: Floats, span: Floats, window: int) -> tuple[Floats, Floats, Floats]:
+    """Wilder's +DI, -DI and ADX; ``span`` is his average of the true range."""
     up, down = differences(h, 1), negative(differences(low, 1))
     plus, minus = np.empty(h.shape), np.empty(h.shape)
     for s in range(h.shape[0]):
@@ -286,13 +266,8 @@ def stochastic(h: Floats, low: Floats, c: Floats, window: int) -> Floats:
 
 
 @kernel
-def commodity_channel(typical: Floats, window: int) -> Floats:
-    """CCI; NaN where the window is flat but for rounding."""
-    return _commodity_channel(typical, mean(typical, window), window)
-
-
-@kernel
-def _commodity_channel(typical: Floats, average: Floats, window: int) -> Floats:
+def commodity_channel(typical: Floats, average: Floats, window: int) -> Floats:
+    """CCI, about the typical price's mean; NaN where the window is flat but for rounding."""
     out = mean_power_about(typical, average, window, 1)
     for s in range(out.shape[0]):
         for i in range(out.shape[1]):
@@ -314,9 +289,9 @@ def aroon(h: Floats, low: Floats, window: int) -> tuple[Floats, Floats]:
 
 
 @kernel
-def keltner(h: Floats, low: Floats, c: Floats, window: int) -> tuple[Floats, Floats]:
+def keltner(typical: Floats, span: Floats, window: int) -> tuple[Floats, Floats]:
     """Mean typical price and mean true range."""
-    return mean(_typical(h, low, c), window), mean(true_range(h, low, c), window)
+    return mean(typical, window), mean(span, window)
 
 
 @kernel
@@ -628,13 +603,12 @@ def _put_averages(bars: Floats, made: Floats) -> None:
     h, low, c, v = bars[1], bars[2], bars[3], bars[4]
     recent = c.shape[1] - made.shape[2] - _LOOKBACK
     strength = rsi(c, 14)
-    k, d = _stochastic_of(since(strength, recent), 14, 3)
+    k, d = stochastic_rsi(since(strength, recent), 14, 3)
     _put(strength, made[0])
     _put(k, made[1])
     _put(d, made[2])
     slow = ema(c, 26)
-    line = _minus(ema(c, 12), slow)
-    signal = ema(line, 9)
+    line, signal = macd(ema(c, 12), slow, 9)
     _put(_percent(line, c), made[3])
     _put(_percent(signal, c), made[4])
     _put(_percent(_minus(line, signal), c), made[5])
@@ -644,10 +618,10 @@ def _put_averages(bars: Floats, made: Floats) -> None:
     _put(true_strength(c, 25, 13), made[9])
     once = ema(c, 10)
     twice = ema(once, 10)
-    _put(_away(c, _twice_less(once, twice)), made[13])
-    _put(_away(c, _tema(once, twice, ema(twice, 10))), made[14])
+    _put(_away(c, dema(once, twice)), made[13])
+    _put(_away(c, tema(once, twice, ema(twice, 10))), made[14])
     span = wilder(true_range(h, low, c), 14)
-    plus, minus, adx = _directional(h, low, span, 14)
+    plus, minus, adx = directional(h, low, span, 14)
     _put(_percent(span, c), made[26])
     _put(plus, made[27])
     _put(minus, made[28])
@@ -703,8 +677,8 @@ def _put_of_ranges(bars: Floats, logs: tuple[Floats, ...], made: Floats) -> None
             place[s, i] -= 100.0
     _put(place, made[7])
     typical = _typical(h, low, c)
-    middle, width = mean(typical, 20), mean(span, 20)
-    _put(_commodity_channel(typical, middle, 20), made[8])
+    middle, width = keltner(typical, span, 20)
+    _put(commodity_channel(typical, middle, 20), made[8])
     up, down = aroon(h, low, 25)
     _put(up, made[9])
     _put(down, made[10])
